@@ -1,0 +1,235 @@
+"""Files that an evaluation leaves: CSV and JSON to compute with, Markdown and PNG to look at.
+
+Numbers come from :mod:`cardiac_cine.evaluation`; nothing is measured here.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from cardiac_cine import plots
+from cardiac_cine.agreement import Agreement
+from cardiac_cine.evaluation import (
+    CAVITIES,
+    Cell,
+    FrameResult,
+    PatientEjection,
+    degeneration,
+    ejection_agreement,
+    ejections,
+    summary_cells,
+    worst_first,
+)
+from cardiac_cine.statistics import MethodAgreement, summarise
+
+QUANTITIES = {"ef_percent": "EF (%)", "edv_ml": "EDV (mL)", "esv_ml": "ESV (mL)"}
+# Observers' and the published table's figures stand beside ours in the model card, not here: other patients.
+_WORST_SHOWN = 5
+# Columns of the CSVs, which a table without rows has as well.
+_FRAME_COLUMNS = ("case", "patient", "group", "phase", *(field.name for field in fields(Agreement)))
+_PATIENT_COLUMNS = tuple(field.name for field in fields(PatientEjection))
+_SLICE_COLUMNS = ("case", "slice", "level", "reasons", "reference_too")
+
+
+def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write all files of an evaluation but the overlays.
+
+    ``frames.csv`` has a row per frame and structure, ``patients.csv`` a row per patient and cavity, ``slices.csv`` a
+    row per degenerated slice, ``evaluation.json`` everything, ``evaluation.md`` the tables, and the PNGs the figures.
+    Undefined numbers are empty in the CSVs and null in the JSON.
+
+    Args:
+        results: all frames.
+        out_dir: folder to write to, made where missing.
+        about: what was evaluated: weights, their hash, dataset, split, versions.
+
+    Returns:
+        The content of ``evaluation.json``, with NaN for what is undefined.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    cells = summary_cells(results)
+    patients = ejections(results)
+    slices = degeneration(results)
+    agreement = {
+        cavity: {quantity: ejection_agreement(patients, cavity, quantity) for quantity in QUANTITIES}
+        for cavity in CAVITIES
+    }
+    content = {
+        "about": dict(about),
+        "mean_dice": summarise([cell.dice.mean for cell in cells]).mean,
+        "summary": [asdict(cell) for cell in cells],
+        "agreement": {c: {q: asdict(found) for q, found in by.items()} for c, by in agreement.items()},
+        "degenerated_slices": asdict(slices),
+        "frames": [asdict(result) | {"mean_dice": result.mean_dice} for result in worst_first(results)],
+        "patients": [asdict(patient) for patient in patients],
+    }
+    _write_text(out_dir / "evaluation.json", json.dumps(_without_nan(content), indent=1))
+    _write_csv(out_dir / "frames.csv", _FRAME_COLUMNS, _frame_rows(results))
+    _write_csv(out_dir / "patients.csv", _PATIENT_COLUMNS, [asdict(patient) for patient in patients])
+    _write_csv(out_dir / "slices.csv", _SLICE_COLUMNS, _slice_rows(results))
+    plots.degeneration_histogram(slices.degenerated, slices.slices, out_dir / "degenerated_slices.png")
+    for cavity in CAVITIES:
+        chosen = [patient for patient in patients if patient.cavity == cavity]
+        found = agreement[cavity]["ef_percent"]
+        if found.n > 1:
+            plots.bland_altman(
+                [patient.ef_percent for patient in chosen],
+                [patient.reference_ef_percent for patient in chosen],
+                (found.lower, found.bias, found.upper),
+                out_dir / f"{cavity}_ef.png",
+                name=f"{cavity.upper()} EF (%)",
+            )
+    _write_text(out_dir / "evaluation.md", _markdown(results, cells, agreement, content))
+    return content
+
+
+def overlay_name(rank: int, result: FrameResult) -> str:
+    """Return the file name of a frame's overlay; the names sort worst first."""
+    return f"{rank:03d}_{result.case}_dice{result.mean_dice:.3f}.png"
+
+
+def summary_table(cells: Sequence[Cell]) -> str:
+    """Return the summary as Markdown, laid out as the published table: phase and structure by Dice and d_H."""
+    rows = [
+        [
+            cell.phase or "unknown",
+            cell.structure.upper(),
+            _mean_sd(cell.dice.mean, cell.dice.sd, 3),
+            _mean_sd(cell.hausdorff_mm.mean, cell.hausdorff_mm.sd, 1),
+            _mean_sd(cell.hd95_mm.mean, cell.hd95_mm.sd, 1),
+            _mean_sd(cell.assd_mm.mean, cell.assd_mm.sd, 2),
+            str(cell.dice.n),
+            str(cell.empty_predictions),
+        ]
+        for cell in cells
+    ]
+    head = ["Phase", "Structure", "Dice", "d_H (mm)", "HD95 (mm)", "ASSD (mm)", "frames", "empty"]
+    return _table(head, rows)
+
+
+def _markdown(
+    results: Sequence[FrameResult],
+    cells: Sequence[Cell],
+    agreement: Mapping[str, Mapping[str, MethodAgreement]],
+    content: Mapping[str, Any],
+) -> str:
+    slices = content["degenerated_slices"]
+    lines = ["# Evaluation", ""]
+    lines += [f"- {key}: {value}" for key, value in content["about"].items()]
+    lines += ["", f"Mean Dice over the table's cells: **{_number(content['mean_dice'], 4)}**", "", summary_table(cells)]
+    lines += ["", "Mean ± standard deviation over frames; distances in 3D with the true spacing.", ""]
+    lines += ["## Volumes and ejection fraction against the reference", ""]
+    lines += [
+        _table(
+            ["Cavity", "Quantity", "patients", "r", "bias", "limits of agreement", "mean absolute difference"],
+            [
+                [
+                    cavity.upper(),
+                    QUANTITIES[quantity],
+                    str(found.n),
+                    _number(found.r, 3),
+                    _number(found.bias, 2, sign=True),
+                    f"{_number(found.lower, 1, sign=True)} to {_number(found.upper, 1, sign=True)}",
+                    _number(found.mean_absolute, 2),
+                ]
+                for cavity, by in agreement.items()
+                for quantity, found in by.items()
+            ],
+        )
+    ]
+    lines += ["", *(f"![{c.upper()} EF]({c}_ef.png)" for c, by in agreement.items() if by["ef_percent"].n > 1), ""]
+    lines += ["## Degenerated slices", ""]
+    lines += [
+        f"{sum(slices['degenerated']) + slices['beyond']} slices in {slices['frames']} of {len(results)} frames fail "
+        f"the calibrated criteria, {slices['beyond']} of them beyond the reference's base or apex; "
+        f"{slices['worse_than_reference']} where the expert's own slice passes. {slices['reference']} of the experts' "
+        f"slices fail them. By the criteria as printed in the paper {slices['naive']} slices fail.",
+        "",
+        "![Degenerated slices by level](degenerated_slices.png)",
+        "",
+        "## Worst frames",
+        "",
+        _table(
+            ["Case", "Group", "Phase", *(f"Dice {cell.upper()}" for cell in ("rv", "myo", "lv")), "degenerated slices"],
+            [
+                [r.case, r.group, r.phase, *(_number(a.dice, 3) for a in r.agreements), str(len(r.degenerated))]
+                for r in worst_first(results)[:_WORST_SHOWN]
+            ],
+        ),
+        "",
+        "All frames, worst first, are drawn in `overlays/`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _frame_rows(results: Sequence[FrameResult]) -> list[dict[str, Any]]:
+    return [
+        {"case": r.case, "patient": r.patient, "group": r.group, "phase": r.phase, **asdict(agreement)}
+        for r in worst_first(results)
+        for agreement in r.agreements
+    ]
+
+
+def _slice_rows(results: Sequence[FrameResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "case": r.case,
+            "slice": finding.index,
+            "level": finding.level,
+            "reasons": "; ".join(finding.reasons),
+            "reference_too": finding.reference_too,
+        }
+        for r in worst_first(results)
+        for finding in r.degenerated
+    ]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with _staged(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()} for r in rows)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _staged(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """Lend a name to write to, which becomes ``path`` if all goes well and is removed otherwise."""
+    staged = path.with_name(f".{path.name}.tmp")
+    try:
+        yield staged
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return the value with null for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _number(value: float, digits: int, *, sign: bool = False) -> str:
+    return "undefined" if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _mean_sd(mean: float, sd: float, digits: int) -> str:
+    return _number(mean, digits) + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

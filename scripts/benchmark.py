@@ -1,0 +1,270 @@
+"""Measure how fast training and inference are on this machine, end to end and against the bare network."""
+
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fire
+
+REPO = Path(__file__).resolve().parents[1]
+BUNDLE = REPO / "bundle"
+sys.path.insert(0, str(BUNDLE))
+
+# Iterations of the trainer, then as many of the bare loop, in turn, so that a drift of the machine's speed hits both.
+BLOCK = 10
+PHANTOM_PATIENTS = 5
+
+
+def benchmark(
+    *,
+    dataset_dir: str = "",
+    output_dir: str = "benchmark",
+    blocks: int = 6,
+    frames: int = 10,
+    ckpt_path: str = "",
+) -> None:
+    """Time training and inference and write OUTPUT_DIR/benchmark.json and benchmark.md.
+
+    Training: samples per second of the configured trainer (loading, augmentation, network, EMA, metrics) and of a bare
+    loop of the same network, loss and optimiser on one batch in memory, taken in turn in one process.
+    Inference: seconds per frame, split into load, preprocess, network, postprocess and save; peak memory; and the time
+    from the start of scripts/segment.py to its first result.
+
+    Args:
+        dataset_dir: an ACDC root or a folder with dataset.json; synthetic phantoms where it is not given.
+        output_dir: folder for the results.
+        blocks: how many times 10 iterations of the trainer and 10 of the bare loop are timed, after one of warm-up.
+        frames: how many validation frames are segmented, after one of warm-up.
+        ckpt_path: weights for inference; the bundle's where not given, random ones where it has none.
+    """
+    import torch
+
+    from cardiac_cine.weights import versions
+
+    out = Path(output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = dataset_dir or _phantoms(Path(scratch))
+        weights = Path(ckpt_path) if ckpt_path else _weights(Path(scratch))
+        result = {
+            "machine": {
+                "processor": _processor(),
+                "threads": torch.get_num_threads(),
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+                **versions(),
+            },
+            "data": dataset_dir or "phantoms",
+            "training": _training(source, blocks, Path(scratch)),
+            "inference": _inference(source, weights, frames, Path(scratch)),
+        }
+    (out / "benchmark.json").write_text(json.dumps(result, indent=1))
+    text = _table(result)
+    (out / "benchmark.md").write_text(text)
+    print(text)
+
+
+def _training(dataset_dir: str, blocks: int, scratch: Path) -> dict[str, float]:
+    import torch
+    from ignite.engine import Events
+    from monai.bundle import ConfigParser
+    from tqdm import tqdm
+
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
+    parser.update({"bundle_root": str(BUNDLE), "dataset_dir": dataset_dir})
+    parser.update({"output_dir": str(scratch / "eval"), "ckpt_dir": str(scratch / "models")})
+    trainer = parser.get_parsed_content("train#trainer")
+    bare = _bare_loop(trainer, parser.get_parsed_content("train#step"))
+    size = parser["batch_size"]
+    seconds: dict[str, list[float]] = {"trainer": [], "bare": []}
+    bar = tqdm(total=blocks + 1, desc="training", unit="block", disable=None)
+    clock = {"started": 0.0, "samples": 0}
+
+    def count(engine: Any) -> None:
+        clock["samples"] += len(engine.state.output["image"])
+        if engine.state.iteration % BLOCK:
+            return
+        seconds["trainer"].append((time.perf_counter() - clock["started"]) / clock["samples"])
+        begun = time.perf_counter()
+        for _ in range(BLOCK):
+            bare()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds["bare"].append((time.perf_counter() - begun) / (BLOCK * size))
+        bar.update()
+        if len(seconds["bare"]) > blocks:
+            engine.terminate(skip_completed=True)
+        clock.update(started=time.perf_counter(), samples=0)
+
+    trainer.add_event_handler(Events.STARTED, lambda _: clock.update(started=time.perf_counter()))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, count)
+    # An epoch of phantoms is shorter than the benchmark; validation and checkpoints at its end are not to be timed.
+    trainer.state.epoch_length = (blocks + 2) * BLOCK
+    trainer.run()
+    bar.close()
+    speeds = {name: 1 / statistics.median(values[1:]) for name, values in seconds.items()}
+    ratios = [bare / whole for whole, bare in zip(seconds["trainer"][1:], seconds["bare"][1:], strict=True)]
+    return {
+        "batch_size": size,
+        "end_to_end_samples_per_s": speeds["trainer"],
+        "network_loop_samples_per_s": speeds["bare"],
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+    }
+
+
+def _bare_loop(trainer: Any, step: Any) -> Callable[[], None]:
+    """Return one iteration on a copy of the trainer's network and one batch that is in memory already."""
+    import copy
+
+    import torch
+
+    # Copied together, so that the copied optimiser steps the copied network.
+    network, optimizer = copy.deepcopy((trainer.network.train(), trainer.optimizer))
+    image, label = trainer.prepare_batch(next(iter(trainer.data_loader)), step.device)
+
+    def iterate() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(step.device.type, step.dtype, enabled=step.dtype != torch.float32):
+            logits = network(image)
+        loss = trainer.loss_function(logits.float(), label)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), step.max_grad_norm)
+        optimizer.step()
+        loss.item()
+
+    return iterate
+
+
+def _inference(dataset_dir: str, weights: Path, count: int, scratch: Path) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from cardiac_cine import datasets
+
+    names = ("load", "preprocess", "network", "postprocess", "save")
+    listed = datasets.open_datalist(dataset_dir).section("tutorial", "validation")
+    paths = [case.image for case in (listed * (1 + count // len(listed)))[: count + 1]]
+    code = (
+        "import sys, json; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "from benchmark import time_frames\n"
+        "print(json.dumps(time_frames(*sys.argv[3:5], sys.argv[5:])))"
+    )
+    arguments = [str(BUNDLE), str(REPO / "scripts"), str(weights), str(scratch / "timed"), *map(str, paths)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    timed = json.loads(done.stdout.splitlines()[-1])
+    stages = {name: statistics.median(row[name] for row in timed["frames"][1:]) for name in names}
+    totals = [sum(row[name] for name in names) for row in timed["frames"][1:]]
+    latencies = []
+    for _ in tqdm(range(3), desc="first result", unit="start", disable=None):
+        begun = time.perf_counter()
+        command = [sys.executable, str(REPO / "scripts" / "segment.py"), str(paths[0])]
+        command += ["--output_dir", str(scratch / "first"), "--ckpt_path", str(weights)]
+        subprocess.run(command, check=True, capture_output=True)
+        latencies.append(time.perf_counter() - begun)
+    return {
+        "frames": len(totals),
+        "median_slices": statistics.median(row["slices"] for row in timed["frames"][1:]),
+        "seconds_per_frame": statistics.median(totals),
+        "stages_s": stages,
+        "total_over_network": statistics.median(
+            total / row["network"] for total, row in zip(totals, timed["frames"][1:], strict=True)
+        ),
+        "peak_memory_mb": timed["peak_memory_mb"],
+        "first_result_s": statistics.median(latencies),
+    }
+
+
+def time_frames(weights: str, output_dir: str, paths: list[str]) -> dict[str, Any]:
+    """Segment frames one by one and return the seconds of every stage and this process's peak memory.
+
+    Args:
+        weights: checkpoint.
+        output_dir: folder for the masks.
+        paths: NIfTI frames.
+    """
+    import resource
+
+    import torch
+
+    from cardiac_cine.images import read_frame, write_mask
+    from cardiac_cine.segmenter import Segmenter
+
+    segmenter = Segmenter(BUNDLE, ckpt_path=Path(weights))
+    rows = []
+    for path in paths:
+        marks = [time.perf_counter()]
+        frame = read_frame(Path(path))
+        marks.append(time.perf_counter())
+        data = segmenter.preprocess(frame)
+        marks.append(time.perf_counter())
+        data = segmenter.predict(data)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+        mask = segmenter.postprocess(data)
+        marks.append(time.perf_counter())
+        write_mask(mask, frame.affine, Path(output_dir), frame.name)
+        marks.append(time.perf_counter())
+        spans = [end - start for start, end in itertools.pairwise(marks)]
+        stages = dict(zip(("load", "preprocess", "network", "postprocess", "save"), spans, strict=True))
+        rows.append({**stages, "slices": mask.shape[2]})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"frames": rows, "peak_memory_mb": peak}
+
+
+def _phantoms(folder: Path) -> str:
+    from cardiac_cine.datasets.phantom import write_acdc
+
+    write_acdc(folder / "phantoms", PHANTOM_PATIENTS, seed=0)
+    return str(folder / "phantoms")
+
+
+def _weights(folder: Path) -> Path:
+    """Return the bundle's weights, or random ones of the same network, which take the same time."""
+    import torch
+    from monai.bundle import ConfigParser
+
+    shipped = BUNDLE / "models" / "model.pt"
+    if shipped.is_file():
+        return shipped
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "random.pt")
+    return folder / "random.pt"
+
+
+def _processor() -> str:
+    described = Path("/proc/cpuinfo")
+    names = [line for line in described.read_text().splitlines() if "model name" in line] if described.exists() else []
+    return f"{names[0].partition(':')[2].strip() if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def _table(result: dict[str, Any]) -> str:
+    training, inference = result["training"], result["inference"]
+    rows = [
+        ("training, end to end", f"{training['end_to_end_samples_per_s']:.1f} slices/s"),
+        ("training, bare network loop", f"{training['network_loop_samples_per_s']:.1f} slices/s"),
+        ("ratio, median of blocks", f"{training['ratio']:.2f}"),
+        (f"inference of a frame, {inference['median_slices']:g} slices", f"{inference['seconds_per_frame']:.2f} s"),
+        *((f"- {name}", f"{seconds:.3f} s") for name, seconds in inference["stages_s"].items()),
+        ("total over network", f"{inference['total_over_network']:.2f}"),
+        ("peak memory of inference", f"{inference['peak_memory_mb']:.0f} MB"),
+        ("first result of scripts/segment.py", f"{inference['first_result_s']:.1f} s"),
+    ]
+    machine = result["machine"]
+    head = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, data: {result['data']}"
+    return "\n".join([head, "", "| measure | value |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows), ""])
+
+
+if __name__ == "__main__":
+    fire.Fire(benchmark, serialize=lambda _: None)

@@ -1,0 +1,146 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+
+from cardiac_cine.handlers import Attach, Checkpoints, Curves, PooledDice, ValidationHandler, batches
+
+
+def test_batches_are_picked_from_both_kinds_of_output():
+    whole = {"pred": torch.arange(6.0).reshape(2, 3), "label": torch.zeros(2, 1)}
+    pieces = [{key: value[index] for key, value in whole.items()} for index in range(2)]
+    pick = batches(["pred", "label"])
+    for output in (whole, pieces):
+        pred, label = pick(output)
+        assert torch.equal(pred, whole["pred"])
+        assert label.shape == (2, 1)
+
+
+def test_pooled_dice_counts_all_voxels_of_the_epoch_together():
+    # Frame 1: LV predicted on 2 of its 4 voxels. Frame 2: LV predicted on 3 voxels, 1 of them right, of 1.
+    # Pooled: 2 * (2 + 1) / (2 + 3 + 4 + 1) = 0.6. MYO is in no mask.
+    frames = [
+        ([3, 3, 0, 0, 1], [3, 3, 3, 3, 1]),
+        ([3, 3, 3, 0, 0], [3, 0, 0, 0, 1]),
+    ]
+    metric = PooledDice("val_dice", lambda output: output)
+    for predicted, expected in frames:
+        scores = torch.nn.functional.one_hot(torch.tensor([predicted]), 4).movedim(-1, 1).float()
+        metric.update(metric._output_transform((scores, torch.tensor([[expected]]))))
+    found = metric.compute()
+    assert found["val_dice_lv"] == pytest.approx(0.6)
+    assert found["val_dice_rv"] == pytest.approx(2 / 3)
+    assert found["val_dice_myo"] != found["val_dice_myo"]
+
+
+class CountingEvaluator(Evaluator):
+    """Runs nothing but remembers the epochs it was asked for."""
+
+    def __init__(self):
+        super().__init__(device="cpu", val_data_loader=[0])
+        self.epochs = []
+
+    def run(self, global_epoch=1):
+        self.epochs.append(global_epoch)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "stop_after", "expected"), [(7, None, [1, 3, 6, 7]), (6, None, [1, 3, 6]), (9, 4, [1, 3, 4])]
+)
+def test_validation_runs_at_the_interval_and_at_both_ends(epochs, stop_after, expected):
+    evaluator = CountingEvaluator()
+    trainer = Engine(lambda *_: None)
+    stop = SimpleNamespace(
+        attach=lambda engine: engine.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda e: e.terminate() if e.state.epoch == stop_after else None
+        )
+    )
+    Attach(stop).attach(trainer)
+    ValidationHandler(3, evaluator).attach(trainer)
+    trainer.run([0], max_epochs=epochs)
+    assert evaluator.epochs == expected
+
+
+def a_run(tmp_path, values, **more):
+    """A trainer whose validation yields the given metric values, None for an epoch without validation."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}))
+    trainer = Engine(lambda *_: None)
+
+    def validate(engine):
+        torch.nn.init.constant_(network.weight, float(engine.state.epoch))
+        value = values[engine.state.epoch - 1]
+        if value is not None:
+            evaluator.state.epoch, evaluator.state.metrics = engine.state.epoch, {"dice": value}
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, validate)
+    keeper = Checkpoints(tmp_path, network, {"network": network}, evaluator, key_metric="dice", **more)
+    keeper.attach(trainer)
+    return trainer, network, keeper
+
+
+def weight_in(path):
+    return next(iter(torch.load(path, weights_only=True).values())).item()
+
+
+def test_the_best_weights_are_kept_and_the_last_state(tmp_path):
+    trainer, _, _ = a_run(tmp_path, [0.5, 0.7, None, 0.6])
+    trainer.run([0], max_epochs=4)
+    assert weight_in(tmp_path / "model.pt") == 2.0
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert last["network"]["weight"].item() == 4.0
+    assert last["checkpoints"] == {"best": 0.7}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
+
+
+def test_a_resumed_run_remembers_its_best(tmp_path):
+    trainer, _, _ = a_run(tmp_path, [0.5, 0.7])
+    trainer.run([0], max_epochs=2)
+    trainer, _, _ = a_run(tmp_path, [None, None, 0.6, 0.8], resume=True)
+    seen = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda e: seen.append(e.state.epoch))
+    trainer.run([0], max_epochs=3)
+    assert seen == [3]
+    assert weight_in(tmp_path / "model.pt") == 2.0
+    assert not (tmp_path / "model.previous.pt").exists()
+
+
+def test_a_write_that_fails_leaves_the_earlier_weights(tmp_path, monkeypatch):
+    trainer, _, _ = a_run(tmp_path, [0.5])
+    trainer.run([0], max_epochs=1)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    trainer, _, _ = a_run(tmp_path, [None, 0.9], resume=True)
+
+    def out_of_disk(content, file, *_, **__):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", out_of_disk)
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(OSError, match="no space"):
+            trainer.run([0], max_epochs=2)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert weight_in(tmp_path / "model.pt") == 1.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
+
+
+def test_curves_hold_a_record_per_epoch_and_survive_a_resume(tmp_path):
+    evaluator = SimpleNamespace(state=SimpleNamespace(epoch=2, metrics={"val_loss": 0.5, "val_dice": {"lv": 1}}))
+    trainer = Engine(lambda *_: None)
+    curves = Curves(evaluator, tmp_path / "curves.png")
+    curves.load_state_dict({"records": [{"epoch": 0.0, "train_loss": 3.0}]})
+    curves.attach(trainer)
+    trainer.add_event_handler(Events.STARTED, lambda engine: engine.state.metrics.update(train_loss=2.0))
+    trainer.run([0], max_epochs=2)
+    assert curves.state_dict()["records"] == [
+        {"epoch": 0.0, "train_loss": 3.0},
+        {"epoch": 1.0, "train_loss": 2.0},
+        {"epoch": 2.0, "train_loss": 2.0, "val_loss": 0.5},
+    ]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
