@@ -1,18 +1,14 @@
 """Hold expert masks against the anatomical criteria: how many slices and frames pass, naively and calibrated."""
 
-import json
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fire
+import cli
 
 if TYPE_CHECKING:
     from cardiac_cine.images import Frame
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 PATTERN = "*_gt.nii.gz"
 
@@ -31,29 +27,25 @@ def calibrate(source: str, output_dir: str = "criteria") -> None:
         output_dir: folder for the two files.
     """
     from cardiac_cine.errors import InputError
+    from cardiac_cine.files import write_json, write_text
 
-    try:
-        folder = Path(str(source))
-        paths = sorted(folder.rglob(PATTERN))
-        if not paths:
-            raise InputError(f"{source}: no {PATTERN} below it, expected a folder of expert masks")
-        result = {"source": str(source), **_measure(folder, paths)}
-    except InputError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+    folder, out = Path(source), Path(output_dir)
+    paths = sorted(folder.rglob(PATTERN))
+    if not paths:
+        raise InputError(f"{source}: no {PATTERN} below it, expected a folder of expert masks")
+    result = {"source": source, **_measure(folder, paths)}
     text = "\n".join(_lines(result))
-    out = Path(str(output_dir))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "criteria.txt").write_text(text + "\n")
-    (out / "criteria.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_text(text + "\n", out / "criteria.txt")
+    write_json(result, out / "criteria.json")
     print(text)
     print(f"written: {out / 'criteria.txt'} and {out / 'criteria.json'}")
 
 
 def _frames(paths: list[Path]) -> "Iterator[Frame]":
+    from tqdm import tqdm
+
     from cardiac_cine.errors import InputError
     from cardiac_cine.images import read_label
-    from tqdm import tqdm
 
     problems: list[str] = []
     for path in tqdm(paths, desc="measuring", unit="frame", disable=None):
@@ -70,6 +62,7 @@ def _measure(folder: Path, paths: list[Path]) -> dict[str, Any]:
     import math
 
     import numpy as np
+
     from cardiac_cine.levels import base_is_first, slice_levels
     from cardiac_cine.quality import CALIBRATED, NAIVE, Criterion, slice_measures
 
@@ -161,16 +154,5 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         yield f"- {entry['case']} slice {entry['slice']}, level {level}: {reasons}"
 
 
-def main() -> None:
-    """Run the command line with its exit codes."""
-    try:
-        fire.Fire(calibrate)
-    except fire.core.FireExit as stop:
-        raise SystemExit(1 if stop.code else 0) from None
-    except Exception:
-        traceback.print_exc()
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.main(calibrate, "calibrate_criteria.py"))

@@ -1,65 +1,13 @@
 """Make beating-heart phantoms whose volumes and ejection fractions are known exactly."""
 
 import dataclasses
-import json
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
-import fire
-from fire.core import FireExit
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
-
-DONE, WRONG_INPUT, FAILED = range(3)
+import cli
 
 
-@dataclasses.dataclass(frozen=True)
-class Acdc:
-    """A folder of patients to make."""
-
-    out: Path
-    patients: int
-    seed: int
-    cines: bool
-
-    def make(self) -> None:
-        """Write the patients and the JSON of what is true of them."""
-        from cardiac_cine.datasets import phantom
-
-        truths = phantom.write_acdc(self.out, self.patients, self.seed, cines=self.cines)
-        path = self.out / "truth.json"
-        _write_json({patient: truth.to_dict() for patient, truth in truths.items()}, path)
-        print(f"{self.out}: {len(truths)} patients, their volumes in {path.name}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Cine:
-    """One cine to make."""
-
-    out: Path
-    group: str | None
-    seed: int
-    fields: dict[str, Any]
-
-    def make(self) -> None:
-        """Write the cine, its masks and the JSON of what is true of it."""
-        from cardiac_cine.datasets import phantom
-        from cardiac_cine.errors import InputError
-
-        stem = self.out.name.removesuffix(".gz").removesuffix(".nii")
-        suffix = self.out.name.removeprefix(stem)
-        if suffix not in (".nii", ".nii.gz"):
-            raise InputError(f"{self.out}: expected a name that ends in .nii or .nii.gz")
-        cine = phantom.render(phantom.random_spec(self.seed, self.group, **self.fields))
-        mask, truth = (self.out.with_name(stem + ending) for ending in (f"_gt{suffix}", "_truth.json"))
-        phantom.write_cine(cine, self.out, mask)
-        _write_json({**cine.truth.to_dict(), "spec": dataclasses.asdict(cine.spec)}, truth)
-        print(f"{self.out}: {cine.spec.phases} frames, masks in {mask.name}, volumes in {truth.name}")
-
-
-def acdc(out: str, *, patients: int = 10, seed: int = 0, cines: bool = False) -> Acdc:
+def acdc(out: str, *, patients: int = 10, seed: int = 0, cines: bool = False) -> None:
     """Write PATIENTS phantoms into the folder OUT, laid out as ACDC's training split, and OUT/truth.json.
 
     The pathology groups NOR, MINF, DCM, HCM and RV take turns. Each patientXXX has Info.cfg, the frames at
@@ -73,7 +21,13 @@ def acdc(out: str, *, patients: int = 10, seed: int = 0, cines: bool = False) ->
         seed: of the first patient; the others count up from it.
         cines: write each patient's whole cycle too, as patientXXX_4d.nii.gz.
     """
-    return Acdc(Path(out), patients, seed, cines)
+    from cardiac_cine.datasets import phantom
+    from cardiac_cine.files import write_json
+
+    truths = phantom.write_acdc(out, patients, seed, cines=cines)
+    path = Path(out) / "truth.json"
+    write_json({patient: truth.to_dict() for patient, truth in truths.items()}, path)
+    print(f"{out}: {len(truths)} patients, their volumes in {path.name}")
 
 
 def cine(
@@ -93,7 +47,7 @@ def cine(
     spacing_mm: tuple[float, float, float] | None = None,
     noise_sd: float | None = None,
     respiratory_shift_mm: float | None = None,
-) -> Cine:
+) -> None:
     """Write one phantom's whole cycle as the 4D NIfTI file OUT, its masks and its true volumes beside it.
 
     For OUT heart.nii.gz, the masks are heart_gt.nii.gz and the volumes heart_truth.json. What is not given is drawn at
@@ -132,46 +86,22 @@ def cine(
         "noise_sd": noise_sd,
         "respiratory_shift_mm": respiratory_shift_mm,
     }
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return Cine(Path(out), group, seed, {key: value for key, value in fields.items() if value is not None})
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    staged = path.with_name(f".{path.name}.tmp")
-    staged.write_text(json.dumps(content, indent=1))
-    staged.replace(path)
-
-
-def _command() -> list[str]:
-    """Return the arguments with OUT quoted, so that Fire does not read a folder named 2024_01 as the number 202401."""
-    name, *rest = sys.argv[1:] or ["--help"]
-    out = [repr(value) for value in rest[:1] if not value.startswith("-")]
-    return [name, *out, *rest[len(out) :]]
-
-
-def main() -> int:
-    """Parse the command line, make what it asks for and return the exit code."""
-    # Fire only parses: it complains about a superfluous argument after the call, and nothing may be written by then.
-    try:
-        commands = {"acdc": acdc, "cine": cine}
-        job = fire.Fire(commands, command=_command(), name="make_phantom.py", serialize=lambda _: None)
-    except FireExit as stop:
-        return WRONG_INPUT if stop.code else DONE
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
+    from cardiac_cine.datasets import phantom
     from cardiac_cine.errors import InputError
+    from cardiac_cine.files import write_json
 
-    try:
-        job.make()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
-    except Exception:  # any other error means the exit code of failure, which is not Python's own
-        traceback.print_exc()
-        return FAILED
-    return DONE
+    path = Path(out)
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    suffix = path.name.removeprefix(stem)
+    if suffix not in (".nii", ".nii.gz"):
+        raise InputError(f"{path}: expected a name that ends in .nii or .nii.gz")
+    rendered = phantom.render(phantom.random_spec(seed, group, **fields))
+    mask, truth = (path.with_name(stem + ending) for ending in (f"_gt{suffix}", "_truth.json"))
+    phantom.write_cine(rendered, path, mask)
+    write_json({**rendered.truth.to_dict(), "spec": dataclasses.asdict(rendered.spec)}, truth)
+    print(f"{path}: {rendered.spec.phases} frames, masks in {mask.name}, volumes in {truth.name}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main({"acdc": acdc, "cine": cine}, "make_phantom.py"))

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from cardiac_cine.labels import LV, MYO, RV
 from cardiac_cine.measurements import MYOCARDIAL_DENSITY_G_PER_ML, Volumes, ef_percent, mass_g, volumes_ml
 

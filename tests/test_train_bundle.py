@@ -152,13 +152,28 @@ def test_resuming_from_nothing_is_an_error(small_training, tmp_path):
     assert "checkpoint.pt: no such file" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("directory", [BUNDLE, None], ids=["bundle root", "elsewhere"])
-def test_the_promised_commands_train_and_evaluate(small_training, tmp_path, directory):
-    common = [f"--{key}={value}" for key, value in small_training.items() if key != "bundle_root"]
-    common += [f"--bundle_root={BUNDLE}", f"--output_dir={tmp_path / 'out'}", f"--ckpt_dir={tmp_path / 'models'}"]
-    run = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
-    for configs in (str(TRAIN), f"['{TRAIN}','{EVALUATE}']"):
-        subprocess.run([*run, configs, *common], check=True, cwd=directory or tmp_path, capture_output=True)
+@pytest.mark.parametrize("root", [".", str(BUNDLE)], ids=["from the bundle root", "from elsewhere"])
+def test_the_promised_commands_train_evaluate_and_segment(small_training, tmp_path, root):
+    where = BUNDLE if root == "." else tmp_path
+    options = {**small_training, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "out"}
+    if root == ".":
+        del options["bundle_root"]  # the configs' own default
+    train_json, evaluate_json, inference_json = (
+        f"{root}/configs/{name}.json" for name in ("train", "evaluate", "inference")
+    )
+    segment = {
+        "ckpt_path": tmp_path / "models" / "model.pt",
+        "output_dir": tmp_path / "masks",
+        **{key: options[key] for key in ("bundle_root", "dataset_dir", "filters", "spacing_mm") if key in options},
+    }
+    for configs, given in (
+        (train_json, options),
+        (f"['{train_json}','{evaluate_json}']", options),
+        (inference_json, segment),
+    ):
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", configs]
+        command += [f"--{key}={value}" for key, value in given.items()]
+        subprocess.run(command, check=True, cwd=where, capture_output=True)
     out = tmp_path / "out"
     content = json.loads((out / "evaluation.json").read_text())
     assert content["about"]["split"] == "tutorial"
@@ -170,6 +185,23 @@ def test_the_promised_commands_train_and_evaluate(small_training, tmp_path, dire
     overlays = sorted(path.name for path in (out / "overlays").iterdir())
     assert len(overlays) == 2
     assert overlays[0].startswith("001_patient005_frame")
+    masks = sorted((tmp_path / "masks").glob("*/*_seg.nii.gz"))
+    assert len(masks) == 10  # ED and ES of five patients, and no reference among them
+
+
+def test_evaluation_names_weights_that_do_not_fit(trained, small_training, tmp_path):
+    other = {**small_training, "filters": [4, 8, 8], "output_dir": str(tmp_path)}
+    for path, message in (
+        (trained / "models" / "model.pt", "differs in shape"),
+        (tmp_path / "none.pt", "none.pt: no such file"),
+    ):
+        flow = workflow({**other, "ckpt_path": str(path)}, TRAIN, EVALUATE)
+        flow.initialize()
+        with pytest.raises(RuntimeError) as caught:
+            flow.run()
+        assert isinstance(caught.value.__cause__, InputError)
+        assert message in str(caught.value.__cause__)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluation_agrees_with_inference(trained, small_training, tmp_path):

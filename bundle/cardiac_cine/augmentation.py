@@ -223,7 +223,7 @@ def _blur(image: Tensor, limits: tuple[float, float]) -> Tensor:
 
 def _lower_resolution(image: Tensor, limits: tuple[float, float]) -> Tensor:
     """Sample down and up again, by one random factor for all slices given."""
-    factor = limits[0] + (limits[1] - limits[0]) * torch.rand(1).item()
+    factor = limits[0] + (limits[1] - limits[0]) * torch.rand(1, device=image.device).item()
     size = [max(8, round(n / factor)) for n in image.shape[2:]]
     coarse = F.interpolate(image, size, mode="nearest-exact")
     return F.interpolate(coarse, image.shape[2:], mode="bicubic", align_corners=False)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import write_json
 from cardiac_cine.images import case_name, check_pair, read_frame, read_label
 from cardiac_cine.labels import STRUCTURES
 
@@ -190,7 +190,7 @@ def write(datalist: Datalist, out_dir: Path, source: Path) -> Path:
                 entry[key] = Path(entry[key]).absolute().relative_to(source.absolute()).as_posix()
             except ValueError:
                 outside.append(f"{entry[key]}: not below {source}, expected all files of the datalist there")
-        training.append({key: None if value != value else value for key, value in entry.items()})
+        training.append(entry)
     if outside:
         raise InputError(outside)
     content = {
@@ -207,12 +207,8 @@ def write(datalist: Datalist, out_dir: Path, source: Path) -> Path:
         "training": training,
         "test": [],
     }
-    out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / FILENAME
-    with tempfile.TemporaryDirectory(prefix=".staged-", dir=out_dir) as staging:
-        staged = Path(staging) / FILENAME
-        staged.write_text(json.dumps(content, indent=1))
-        staged.replace(path)
+    write_json(content, path)
     return path
 
 
@@ -251,6 +247,10 @@ def read(path: Path) -> Datalist:
     for name, split in listed.items():
         if not isinstance(split, dict) or not isinstance(split.get("validation"), list):
             problems.append(f"{path}: split {name!r} is {split!r}, expected an object with a list 'validation'")
+            continue
+        unknown = [patient for patient in split["validation"] if patient not in {case.patient for case in cases}]
+        if unknown:
+            problems.append(f"{path}: split {name!r} names patients that have no entry: {unknown}")
     if problems:
         raise InputError(problems, f"{len(problems)} unusable entries:")
     return Datalist(

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from skimage.measure import find_contours
 
+from cardiac_cine.files import staged
 from cardiac_cine.labels import BY_KEY, STRUCTURES, Structure
 
 _DPI = 110
@@ -187,13 +188,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     """Write the PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(staged, format="png")
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    with staged(path) as target:
+        figure.savefig(target)
 
 
 def _curve(
@@ -207,7 +203,7 @@ def _curve(
 ) -> None:
     points = [(record["epoch"], record[key]) for record in records if key in record]
     if points:
-        axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.4)
+        axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.4, marker=".")
 
 
 def _rgb(structure: Structure) -> tuple[float, float, float]:

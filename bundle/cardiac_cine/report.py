@@ -4,10 +4,8 @@ Numbers come from :mod:`cardiac_cine.evaluation`; nothing is measured here.
 """
 
 import csv
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from cardiac_cine.evaluation import (
     summary_cells,
     worst_first,
 )
+from cardiac_cine.files import staged, write_json, write_text
 from cardiac_cine.statistics import MethodAgreement, summarise
 
 QUANTITIES = {"ef_percent": "EF (%)", "edv_ml": "EDV (mL)", "esv_ml": "ESV (mL)"}
@@ -68,12 +67,13 @@ def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mappi
         "frames": [asdict(result) | {"mean_dice": result.mean_dice} for result in worst_first(results)],
         "patients": [asdict(patient) for patient in patients],
     }
-    _write_text(out_dir / "evaluation.json", json.dumps(_without_nan(content), indent=1))
+    write_json(content, out_dir / "evaluation.json")
     _write_csv(out_dir / "frames.csv", _FRAME_COLUMNS, _frame_rows(results))
     _write_csv(out_dir / "patients.csv", _PATIENT_COLUMNS, [asdict(patient) for patient in patients])
     _write_csv(out_dir / "slices.csv", _SLICE_COLUMNS, _slice_rows(results))
     plots.degeneration_histogram(slices.degenerated, slices.slices, out_dir / "degenerated_slices.png")
     for cavity in CAVITIES:
+        (out_dir / f"{cavity}_ef.png").unlink(missing_ok=True)
         chosen = [patient for patient in patients if patient.cavity == cavity]
         found = agreement[cavity]["ef_percent"]
         if found.n > 1:
@@ -84,7 +84,7 @@ def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mappi
                 out_dir / f"{cavity}_ef.png",
                 name=f"{cavity.upper()} EF (%)",
             )
-    _write_text(out_dir / "evaluation.md", _markdown(results, cells, agreement, content))
+    write_text(_markdown(results, cells, agreement, content), out_dir / "evaluation.md")
     return content
 
 
@@ -162,7 +162,7 @@ def _markdown(
             ],
         ),
         "",
-        "All frames, worst first, are drawn in `overlays/`.",
+        "Where overlays are drawn, `overlays/` has all frames, worst first.",
         "",
     ]
     return "\n".join(lines)
@@ -191,35 +191,10 @@ def _slice_rows(results: Sequence[FrameResult]) -> list[dict[str, Any]]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    with _staged(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
+    with staged(path) as target, target.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()} for r in rows)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _staged(path) as staged:
-        staged.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    """Lend a name to write to, which becomes ``path`` if all goes well and is removed otherwise."""
-    staged = path.with_name(f".{path.name}.tmp")
-    try:
-        yield staged
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _without_nan(value: Any) -> Any:
-    """Return the value with null for NaN, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _number(value: float, digits: int, *, sign: bool = False) -> str:

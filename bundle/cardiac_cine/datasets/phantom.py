@@ -10,9 +10,7 @@ the heart fits; every voxel follows from the seed.
   ``Info.cfg`` count from 1 as in ACDC, frame indices in :class:`PhantomTruth` from 0.
 """
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 from scipy.ndimage import label
 from tqdm import tqdm
 
+from cardiac_cine import files
 from cardiac_cine.datasets.phantom_heart import Contours, Heart, lens_area
 from cardiac_cine.datasets.phantom_image import draw, pixel_centres_mm
 from cardiac_cine.datasets.phantom_spec import GROUPS, PhantomSpec, PhantomTruth, random_spec
@@ -169,8 +168,8 @@ def write_acdc(
         if cines:
             write_cine(cine, folder / f"{name}_4d.nii.gz")
         # Last, so that a folder with an Info.cfg is complete.
-        with _staged(folder / "Info.cfg") as staged:
-            staged.write_text(_info(cine, group))
+        with files.staged(folder / "Info.cfg") as target:
+            target.write_text(_info(cine, group))
         truths[name] = cine.truth
     return truths
 
@@ -234,17 +233,8 @@ def _write_nifti(array: np.ndarray, cine: PhantomCine, path: Path) -> None:
     times = (cine.spec.frame_time_s,) if array.ndim == 4 else ()
     nifti.header.set_zooms((*cine.spec.spacing_mm, *times))
     nifti.header.set_xyzt_units("mm", "sec")
-    with _staged(path) as staged:
-        nib.save(nifti, staged)
-
-
-@contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    """Give a path of the same name to write to, and move what was written into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-        yield Path(folder) / path.name
-        (Path(folder) / path.name).replace(path)
+    with files.staged(path) as target:
+        nib.save(nifti, target)
 
 
 def _info(cine: PhantomCine, group: str) -> str:

@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all."""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a path of the same name to write to, and move what was written into place.
+
+    Args:
+        path: the file to appear; its folder is made where missing, an earlier file is replaced.
+
+    Yields:
+        A path in a temporary folder beside it, on the same file system. If the block raises, nothing is left behind
+        and an earlier file stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".staged-") as folder:
+        yield Path(folder) / path.name
+        (Path(folder) / path.name).replace(path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, whole or not at all."""
+    with staged(path) as target:
+        target.write_text(text)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        content: plain values, mappings and sequences; paths become text, and NaN, which JSON does not have, null.
+        path: the file.
+    """
+    write_text(json.dumps(_plain(content), indent=1, allow_nan=False), path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and math.isnan(value) else value

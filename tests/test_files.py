@@ -1,0 +1,56 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from cardiac_cine.files import staged, write_json, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_under_its_name_in_a_new_folder(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with staged(path) as target:
+        assert target.name == "a.txt"
+        target.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("earlier")
+    with pytest.raises(type(error)), staged(path) as target:
+        target.write_text("half")
+        raise error
+    assert path.read_text() == "earlier"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), staged(tmp_path / "a.txt"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_json_has_null_for_nan_and_text_for_paths(tmp_path):
+    path = tmp_path / "a.json"
+    write_json({"x": math.nan, "y": [1.5, (math.nan, 2)], 3: Path("a/b"), "z": None}, path)
+    assert "NaN" not in path.read_text()
+    assert json.loads(path.read_text()) == {"x": None, "y": [1.5, [None, 2]], "3": "a/b", "z": None}
+
+
+def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"x": math.inf}, tmp_path / "a.json")
+    assert names(tmp_path) == []
+
+
+def test_text_is_written(tmp_path):
+    write_text("± mm\n", tmp_path / "a.md")
+    assert (tmp_path / "a.md").read_text() == "± mm\n"

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch.utils.data import DataLoader
+
+from cardiac_cine.slices import SliceDataset, keep_batch
+
+
+def a_frame(index: int, slices: int, size: tuple[int, int] = (4, 6)) -> dict[str, object]:
+    """A frame whose slice z is filled with index + z / 8, and its label with z."""
+    shape = (1, *size, slices)
+    heights = torch.arange(slices, dtype=torch.float32).expand(shape)
+    return {"image": index + heights / 8, "label": heights.to(torch.int16), "name": index}
+
+
+def entry(index: int, slices: int, **fields: object) -> dict[str, object]:
+    return {"image": f"p{index}.nii.gz", "frame": a_frame(index, slices, **fields)}
+
+
+def dataset(*entries) -> SliceDataset:
+    return SliceDataset(entries, lambda given: given["frame"], progress=False)
+
+
+def test_all_slices_of_all_frames_in_order():
+    slices = dataset(entry(1, 3), entry(2, 2))
+    assert len(slices) == 5
+    assert [(item["image"].unique().tolist(), item["label"].unique().tolist()) for item in slices] == [
+        ([1.0], [0]),
+        ([1.125], [1]),
+        ([1.25], [2]),
+        ([2.0], [0]),
+        ([2.125], [1]),
+    ]
+    item = slices[4]
+    assert item.keys() == {"image", "label"}
+    assert (item["image"].shape, item["image"].dtype) == ((1, 4, 6), torch.float32)
+    assert (item["label"].shape, item["label"].dtype) == ((1, 4, 6), torch.uint8)
+
+
+def test_the_axes_keep_their_order():
+    image = torch.arange(24.0).reshape(1, 4, 3, 2)
+    slices = dataset({"image": "p.nii", "frame": {"image": image, "label": image % 4}})
+    for z in range(2):
+        torch.testing.assert_close(slices[z]["image"], image[..., z])
+        torch.testing.assert_close(slices[z]["label"], (image[..., z] % 4).to(torch.uint8))
+
+
+def test_a_batch_is_what_its_slices_are():
+    slices = dataset(entry(1, 3), entry(2, 2))
+    indices = [4, 0, 0, 2]
+    batch = slices.__getitems__(indices)
+    assert batch["image"].shape == batch["label"].shape == (4, 1, 4, 6)
+    for key in ("image", "label"):
+        torch.testing.assert_close(batch[key], torch.stack([slices[index][key] for index in indices]))
+    assert batch["image"].dtype == torch.float32 and batch["label"].dtype == torch.uint8
+
+
+def test_a_loader_hands_out_whole_batches():
+    slices = dataset(entry(1, 3), entry(2, 2))
+    batches = list(DataLoader(slices, batch_size=2, collate_fn=keep_batch))
+    assert [len(batch["image"]) for batch in batches] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat([batch["image"] for batch in batches]), slices.images.float())
+
+
+def test_a_batch_is_a_copy():
+    slices = dataset(entry(1, 3))
+    batch = slices.__getitems__([0])
+    batch["image"].zero_(), batch["label"].fill_(3)
+    assert slices[0]["image"].unique().tolist() == [1.0] and slices[0]["label"].unique().tolist() == [0]
+
+
+def test_three_bytes_a_pixel():
+    slices = dataset(entry(1, 3))
+    assert sum(part.element_size() for part in (slices.images, slices.labels)) == 3
+    assert slices.images.shape == slices.labels.shape == (3, 1, 4, 6)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, MetaTensor])
+def test_arrays_and_metatensors_become_plain_tensors(kind):
+    frame = {key: kind(value) for key, value in a_frame(1, 2).items() if key != "name"}
+    slices = dataset({"image": "p.nii", "frame": frame})
+    assert type(slices[0]["image"]) is type(slices[0]["label"]) is torch.Tensor
+    assert type(slices.__getitems__([1])["image"]) is torch.Tensor
+
+
+def test_frames_of_another_size_are_refused():
+    with pytest.raises(
+        ValueError, match=r"p3.nii.gz: in-plane size \(5, 6\) after preprocessing, expected \(4, 6\) as for the frames"
+    ):
+        dataset(entry(1, 2), entry(2, 3), entry(3, 2, size=(5, 6)))
+
+
+def test_an_image_and_a_label_of_two_sizes_are_refused():
+    frame = {"image": torch.zeros(1, 4, 6, 3), "label": torch.zeros(1, 4, 6, 2)}
+    with pytest.raises(ValueError, match=r"p.nii: image \(1, 4, 6, 3\) and label \(1, 4, 6, 2\) differ"):
+        dataset({"image": "p.nii", "frame": frame})

@@ -1,0 +1,38 @@
+"""Digests and versions; how weights load is tested with the segmenter."""
+
+import platform
+
+import monai
+import nibabel
+import numpy
+import pytest
+import torch
+
+import cardiac_cine
+from cardiac_cine.weights import sha256, versions
+
+
+@pytest.mark.parametrize(
+    ("content", "digest"),
+    [
+        # The examples of FIPS 180-2, and the empty message.
+        (b"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        (b"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (b"a" * 1_000_000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
+    ],
+)
+def test_sha256(tmp_path, content, digest):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    assert sha256(path) == digest
+
+
+def test_versions_are_those_that_run():
+    assert versions() == {
+        "cardiac_cine": cardiac_cine.__version__,
+        "python": platform.python_version(),
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "nibabel": nibabel.__version__,
+    }
