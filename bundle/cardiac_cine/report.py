@@ -73,7 +73,6 @@ def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mappi
     _write_csv(out_dir / "slices.csv", _SLICE_COLUMNS, _slice_rows(results))
     plots.degeneration_histogram(slices.degenerated, slices.slices, out_dir / "degenerated_slices.png")
     for cavity in CAVITIES:
-        (out_dir / f"{cavity}_ef.png").unlink(missing_ok=True)
         chosen = [patient for patient in patients if patient.cavity == cavity]
         found = agreement[cavity]["ef_percent"]
         if found.n > 1:
@@ -85,6 +84,9 @@ def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mappi
                 name=f"{cavity.upper()} EF (%)",
             )
     write_text(_markdown(results, cells, agreement, content), out_dir / "evaluation.md")
+    for cavity in CAVITIES:
+        if agreement[cavity]["ef_percent"].n < 2:  # an earlier evaluation's figure would belie this one
+            (out_dir / f"{cavity}_ef.png").unlink(missing_ok=True)
     return content
 
 
