@@ -254,6 +254,10 @@ BAD_DATALISTS = {
             "split 'c' is {'validation': 'p1'}, expected an object with a list 'validation'",
         ],
     ),
+    "split of strangers": (
+        {"training": [ENTRY], "splits": {"a": {"validation": ["p1", "p10"]}}},
+        ["split 'a' names patients that have no entry: ['p10']"],
+    ),
     "splits a list": ({"training": [], "splits": ["a"]}, ["'splits' is ['a'], expected an object"]),
 }
 

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,15 @@ def test_minutes_end_the_run_validated_and_annealed(small_training, tmp_path):
     assert evaluator.state.epoch == trainer.state.epoch
     assert trainer.optimizer.param_groups[0]["lr"] < 0.1 * flow.parser.get_parsed_content("learning_rate")
     assert (tmp_path / "models" / "model.pt").is_file()
+
+
+def test_minutes_count_from_the_start_of_the_bundle(small_training, tmp_path):
+    flow = workflow({**small_training, "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)})
+    before = time.monotonic()
+    flow.initialize()
+    after = time.monotonic()
+    flow.parser.get_parsed_content("train#dataset")
+    assert before <= flow.parser.get_parsed_content("train#budget")._started <= after
 
 
 def test_weights_of_another_run_are_kept(small_training, tmp_path):

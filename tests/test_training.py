@@ -56,7 +56,7 @@ def test_minutes_end_the_run(monkeypatch):
     rates, engine = run(handler, epochs=100, per_epoch=4, each=six_seconds)
     # Ten iterations of 6 s; half a minute is half the cosine.
     assert len(rates) == 10
-    assert rates[5] == pytest.approx(0.5)
+    assert rates[5] == pytest.approx(0.5, abs=0.01)
     assert engine.state.epoch == 3
 
 
@@ -67,7 +67,8 @@ def test_the_last_validation_is_kept_in_reserve(monkeypatch):
         clock.seconds += 6
 
     rates, _ = run(handler, epochs=100, each=six_seconds)
-    assert len(rates) == 5
+    # 60 s less 1 % and 1.25 times 30 s are 21.9 s, reached by the fourth iteration.
+    assert len(rates) == 4
 
 
 def test_minutes_add_up_over_resumed_runs(monkeypatch):
@@ -77,7 +78,12 @@ def test_minutes_add_up_over_resumed_runs(monkeypatch):
     assert handler.minutes() == pytest.approx(1.75)
     assert handler.state_dict() == {"minutes": pytest.approx(1.75)}
     engine = SimpleNamespace(state=SimpleNamespace(iteration=0, epoch_length=10, max_epochs=10))
-    assert handler.progress(engine) == pytest.approx(0.875)
+    assert handler.progress(engine) == pytest.approx(1.75 / 1.98)
+
+
+def test_minutes_may_have_begun_before(monkeypatch):
+    monkeypatch.setattr("cardiac_cine.training.time.monotonic", lambda: 100.0)
+    assert Budget(None, 1.0, 1, None, 2.0, started=70.0).minutes() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,11 @@ from monai.utils.enums import CommonKeys
 
 logger = logging.getLogger(__name__)
 
+# Kept back from max_minutes, so that the run as a whole ends within it: the final validation, which may take longer
+# than the last one did, and a share for what comes before the clock and after the training.
+VALIDATION_RESERVE = 1.25
+SHARE_RESERVE = 0.01
+
 
 def amp_dtype(device: torch.device | str, enabled: bool = True) -> torch.dtype:
     """Return the number format for mixed precision that the device is fast at.
@@ -86,9 +91,8 @@ class Budget:
     """How far training is, by epochs and, where a limit is set, by minutes; sets the learning rate and ends the run.
 
     The learning rate warms up linearly and then falls along half a cosine to 0 at the end of whichever budget runs out
-    first, so that a run cut to minutes still ends annealed. Minutes count from the construction of this object, which
-    comes before the data are loaded, add up over resumed runs, and include validation: the time of the last one is
-    kept in reserve for the final one.
+    first, so that a run cut to minutes still ends annealed. Minutes include loading and validation, with some kept in
+    reserve for the final one, and add up over resumed runs.
 
     A run limited by epochs is the same whenever it is repeated; one limited by minutes depends on the machine.
 
@@ -98,6 +102,7 @@ class Budget:
         warmup_iterations: iterations until it is reached.
         evaluator: the validation, whose time counts.
         max_minutes: wall-clock limit, None for no limit.
+        started: when the minutes began, by :func:`time.monotonic`; None for now.
 
     Raises:
         ValueError: a limit that is not positive.
@@ -110,6 +115,7 @@ class Budget:
         warmup_iterations: int,
         evaluator: Engine,
         max_minutes: float | None = None,
+        started: float | None = None,
     ) -> None:
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"max_minutes is {max_minutes}, expected a positive number or null")
@@ -120,7 +126,7 @@ class Budget:
         self.warmup_iterations = warmup_iterations
         self.evaluator = evaluator
         self.max_minutes = max_minutes
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started
         self._minutes_before = 0.0
 
     def minutes(self) -> float:
@@ -132,8 +138,9 @@ class Budget:
         by_epochs = engine.state.iteration / max(1, engine.state.epoch_length * engine.state.max_epochs)
         if self.max_minutes is None:
             return min(1.0, by_epochs)
-        reserve = (self.evaluator.state.times.get(Events.COMPLETED.name) or 0.0) / 60
-        return min(1.0, max(by_epochs, self.minutes() / max(self.max_minutes - reserve, 1e-6)))
+        validation = (self.evaluator.state.times.get(Events.COMPLETED.name) or 0.0) / 60
+        usable = self.max_minutes * (1 - SHARE_RESERVE) - validation * VALIDATION_RESERVE
+        return min(1.0, max(by_epochs, self.minutes() / max(usable, 1e-6)))
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
