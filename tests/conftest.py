@@ -12,7 +12,7 @@ BUNDLE = REPO / "bundle"
 @pytest.fixture(scope="session")
 def acdc_dir() -> Path:
     """The ACDC root that holds training/patientXXX, or a skip with the reason."""
-    root = Path(os.environ.get("ACDC_DIR", REPO.parent / "shared" / "data" / "acdc"))
+    root = Path(os.environ.get("ACDC_DIR", REPO.parent / "shared" / "data" / "acdc")).resolve()
     if not (root / "training").is_dir():
         pytest.skip(f"needs the ACDC training data: {root}/training is missing (set ACDC_DIR)")
     return root
