@@ -6,6 +6,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
+from cardiac_cine.errors import InputError
 from cardiac_cine.handlers import Attach, Checkpoints, Curves, PooledDice, ValidationHandler, batches
 
 
@@ -106,6 +107,27 @@ def test_a_resumed_run_remembers_its_best(tmp_path):
     assert seen == [3]
     assert weight_in(tmp_path / "model.pt") == 2.0
     assert not (tmp_path / "model.previous.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight": torch.ones(1, 1)}, r"lacks \['network', 'trainer', 'checkpoints'\], expected a checkpoint"),
+        (
+            {"network": {"weight": torch.ones(2, 2)}, "trainer": {}, "checkpoints": {"best": 0.5}},
+            r"'network' does not fit \(Error.* state_dict for Linear.*, expected a run with this config",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, content, message):
+    torch.save(content, tmp_path / "checkpoint.pt")
+    trainer, _, _ = a_run(tmp_path, [0.5], resume=True)
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(InputError, match=message):
+            trainer.run([0], max_epochs=1)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_write_that_fails_leaves_the_earlier_weights(tmp_path, monkeypatch):

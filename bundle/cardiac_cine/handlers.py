@@ -13,6 +13,7 @@ from ignite.metrics import ConfusionMatrix
 from monai.handlers import ValidationHandler as EveryNthValidationHandler
 from tqdm import tqdm
 
+from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import FrameResult, evaluate_frame, worst_first
 from cardiac_cine.geometry import spacing_mm
 from cardiac_cine.images import case_name, read_frame
@@ -211,9 +212,16 @@ class Checkpoints:
     def _resume(self, engine: Engine) -> None:
         path = self.ckpt_dir / self.LAST
         saved = load_checkpoint(path)
+        missing = [name for name in self.state if name not in saved]
+        if missing:
+            raise InputError(f"{path}: lacks {missing}, expected a checkpoint that training wrote, not weights alone")
         max_epochs = engine.state.max_epochs
-        for name, item in self.state.items():
-            item.load_state_dict(saved[name])
+        try:
+            for name, item in self.state.items():
+                item.load_state_dict(saved[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: {name!r} does not fit ({reason}), expected a run with this config") from error
         engine.state.max_epochs = max_epochs
         logger.info("resumed after epoch %d from %s", engine.state.epoch, path)
 
