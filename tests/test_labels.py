@@ -15,7 +15,6 @@ from cardiac_cine.labels import (
     STRUCTURE_KEYS,
     STRUCTURES,
     check_mask,
-    remap,
 )
 
 METADATA = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "metadata.json"
@@ -41,34 +40,6 @@ def test_metadata_names_the_same_channels():
     channels = {int(index): name for index, name in output["channel_def"].items()}
     assert channels.pop(BACKGROUND) == "background"
     assert channels == {structure.id: structure.name for structure in STRUCTURES}
-
-
-def test_remap():
-    # M&Ms: 1 LV, 2 MYO, 3 RV.
-    mask = np.array([[0, 1, 2], [3, 3, 0]], np.int64)
-    found = remap(mask, {1: LV, 2: MYO, 3: RV})
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, [[0, 3, 2], [1, 1, 0]])
-    np.testing.assert_array_equal(mask, [[0, 1, 2], [3, 3, 0]])
-
-
-@pytest.mark.parametrize(
-    ("mask", "mapping", "expected"),
-    [
-        ([0, 200, 500], {200: MYO, 500: LV}, [0, 2, 3]),  # more than 8 bits hold
-        ([-1, 4, 4], {-1: BACKGROUND, 4: RV}, [0, 1, 1]),
-        ([1, 2, 2], {1: RV, 2: RV}, [1, 1, 1]),
-        ([0, 1], {0: MYO, 1: BACKGROUND}, [2, 0]),  # 0 is mapped where the mapping says so
-        ([], {1: RV}, []),
-    ],
-)
-def test_remap_of_other_ids(mask, mapping, expected):
-    np.testing.assert_array_equal(remap(np.array(mask, np.int16), mapping), expected)
-
-
-def test_remap_rejects_what_the_mapping_does_not_name():
-    with pytest.raises(ValueError, match=r"mask holds label ids \[4, 7\], expected only \[0, 1, 3\]"):
-        remap(np.array([0, 1, 7, 4]), {1: RV, 3: LV})
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])

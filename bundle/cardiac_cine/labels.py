@@ -1,9 +1,8 @@
 """The one source of truth for label ids, names and colours.
 
-Inside the bundle every mask uses ACDC's ids. Other datasets are mapped on the way in with :func:`remap`.
+Inside the bundle every mask uses ACDC's ids. Another dataset's adapter maps its ids on the way in.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,30 +33,6 @@ STRUCTURE_IDS = tuple(structure.id for structure in STRUCTURES)
 STRUCTURE_KEYS = tuple(structure.key for structure in STRUCTURES)
 BY_KEY = {structure.key: structure for structure in STRUCTURES}
 NUM_CLASSES = 1 + len(STRUCTURES)
-
-
-def remap(mask: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
-    """Map another dataset's label ids to the ids used here.
-
-    Args:
-        mask: integer array of any shape.
-        mapping: every id that may occur in ``mask`` to its id here; 0 maps to 0 unless it says otherwise.
-
-    Returns:
-        uint8 array of the same shape.
-
-    Raises:
-        ValueError: ``mask`` holds an id that ``mapping`` does not name.
-    """
-    full = {BACKGROUND: BACKGROUND, **mapping}
-    present = np.unique(mask).tolist()
-    unknown = [value for value in present if value not in full]
-    if unknown:
-        raise ValueError(f"mask holds label ids {unknown}, expected only {sorted(full)}")
-    out = np.zeros(mask.shape, np.uint8)
-    for source in present:
-        out[mask == source] = full[source]
-    return out
 
 
 def check_mask(mask: np.ndarray, ndim: int, name: str = "mask") -> None:
