@@ -152,6 +152,20 @@ def test_a_write_that_fails_leaves_the_earlier_weights(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
 
 
+def test_there_is_a_model_at_any_time(tmp_path, monkeypatch):
+    (tmp_path / "model.pt").write_bytes(b"another run's")
+    trainer, _, _ = a_run(tmp_path, [0.5])
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run([0], max_epochs=1)
+    assert (tmp_path / "model.pt").read_bytes() == b"another run's"
+    assert (tmp_path / "model.previous.pt").read_bytes() == b"another run's"
+
+
 def test_curves_hold_a_record_per_epoch_and_survive_a_resume(tmp_path):
     evaluator = SimpleNamespace(state=SimpleNamespace(epoch=2, metrics={"val_loss": 0.5, "val_dice": {"lv": 1}}))
     trainer = Engine(lambda *_: None)

@@ -7,9 +7,13 @@ import nibabel
 import numpy
 import pytest
 import torch
+from conftest import BUNDLE
 
 import cardiac_cine
+from cardiac_cine.handlers import Checkpoints
 from cardiac_cine.weights import sha256, versions
+
+SHIPPED = BUNDLE / "models" / Checkpoints.MODEL
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,9 @@ def test_versions_are_those_that_run():
         "numpy": numpy.__version__,
         "nibabel": nibabel.__version__,
     }
+
+
+@pytest.mark.skipif(SHIPPED.with_name(Checkpoints.PREVIOUS).exists(), reason="the weights were trained anew here")
+def test_the_model_card_names_the_shipped_weights():
+    assert sha256(SHIPPED) in (BUNDLE / "docs" / "README.md").read_text()
+    assert SHIPPED.stat().st_size <= 25 * 2**20

@@ -1,6 +1,7 @@
 """Handlers that trainers and evaluators carry: metrics per structure, checkpoints, curves."""
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import FrameResult, evaluate_frame, worst_first
+from cardiac_cine.files import staged
 from cardiac_cine.geometry import spacing_mm
 from cardiac_cine.images import case_name, read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURES
@@ -202,7 +204,8 @@ class Checkpoints:
         if self.evaluator.state.epoch == engine.state.epoch and value is not None and value > self.best:
             model = self.ckpt_dir / self.MODEL
             if self.best == float("-inf") and model.is_file():
-                model.replace(self.ckpt_dir / self.PREVIOUS)
+                with staged(self.ckpt_dir / self.PREVIOUS) as target:  # a copy, so that there is a model at any time
+                    shutil.copy2(model, target)
                 logger.info("an earlier %s is kept as %s", self.MODEL, self.PREVIOUS)
             self.best = value
             write(self.weights.state_dict(), self.MODEL)
