@@ -33,15 +33,16 @@ class Strength:
         contrast_prob: share whose contrast about the mean is multiplied within ``contrast_range``.
         brightness_prob: share shifted by a normal draw of ``brightness_sd``.
         gamma_prob: share raised to a power within ``gamma_range``.
+        invert_prob: share with dark and bright swapped, as in sequences of another contrast.
         noise_prob: share with Gaussian noise of a standard deviation up to ``noise_sd``.
     """
 
     rotate_prob: float = 0.8
     rotate_degrees: float = 40.0
     scale_prob: float = 0.8
-    scale_range: tuple[float, float] = (0.75, 1.35)
+    scale_range: tuple[float, float] = (0.7, 1.45)
     stretch: float = 0.1
-    symmetry_prob: float = 0.3
+    symmetry_prob: float = 0.4
     shift: float = 24.0
     elastic_prob: float = 0.4
     elastic_sd: float = 4.0
@@ -58,6 +59,7 @@ class Strength:
     brightness_sd: float = 0.1
     gamma_prob: float = 0.4
     gamma_range: tuple[float, float] = (0.6, 1.7)
+    invert_prob: float = 0.05
     noise_prob: float = 0.3
     noise_sd: float = 0.08
 
@@ -143,7 +145,7 @@ def warp(image: Tensor, label: Tensor, size: tuple[int, int], strength: Strength
 
 
 def change_intensities(image: Tensor, strength: Strength) -> Tensor:
-    """Change bias field, sharpness, resolution, contrast, brightness, gamma and noise.
+    """Change bias field, sharpness, resolution, contrast, brightness, gamma, polarity and noise.
 
     Args:
         image: (b, 1, x, y), about 0 to 1.
@@ -174,7 +176,9 @@ def change_intensities(image: Tensor, strength: Strength) -> Tensor:
     gamma = _log_uniform(strength.gamma_range, strength.gamma_prob, count, device).view(-1, 1, 1, 1)
     low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
     reach = (high - low).clamp_min(1e-6)
-    image = ((image - low) / reach).pow(gamma) * reach + low
+    image = ((image - low) / reach).pow(gamma)
+    inverted = _chosen(strength.invert_prob, count, device).view(-1, 1, 1, 1)
+    image = torch.where(inverted.bool(), 1 - image, image) * reach + low
 
     sd = strength.noise_sd * torch.rand(count, device=device) * _chosen(strength.noise_prob, count, device)
     return image + torch.randn_like(image) * sd.view(-1, 1, 1, 1)

@@ -12,7 +12,7 @@ from cardiac_cine.cases import PHASES
 from cardiac_cine.labels import STRUCTURE_KEYS
 from cardiac_cine.levels import count_by_level, slice_levels
 from cardiac_cine.measurements import ef_percent
-from cardiac_cine.quality import NAIVE, degenerated_slices
+from cardiac_cine.anatomy import NAIVE, degenerated_slices
 from cardiac_cine.statistics import MethodAgreement, Summary, method_agreement, summarise
 
 # Bins from base to apex of the histogram of degenerated slices.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cardiac_cine.labels import LV, MYO, RV
-from cardiac_cine.quality import (
+from cardiac_cine.anatomy import (
     CALIBRATED,
     NAIVE,
     Criterion,

@@ -1,4 +1,4 @@
-"""Reasons why a result should be looked at: anatomically impossible short-axis slices.
+"""Anatomically impossible short-axis slices: the criteria, their measures, and how far experts stretch them.
 
 The 16 criteria are those of Painchaud et al. (MICCAI 2019, arXiv 1907.02865; IEEE Trans Med Imaging 2020). Each is one
 number per slice, held against a tolerance. Structures are 8-connected and the space between them 4-connected. A
