@@ -200,7 +200,7 @@ def time_frames(weights: str, output_dir: str, paths: list[str]) -> dict[str, An
     from cardiac_cine.images import read_frame, write_mask
     from cardiac_cine.segmenter import Segmenter
 
-    segmenter = Segmenter(BUNDLE, ckpt_path=Path(weights))
+    segmenter = Segmenter.from_bundle(BUNDLE, ckpt_path=Path(weights))
     rows = []
     for path in paths:
         marks = [time.perf_counter()]

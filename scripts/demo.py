@@ -41,7 +41,7 @@ def _run(out: Path, lv_ef_percent: float, seed: int, ckpt_path: Path | None) -> 
     from cardiac_cine.measurements import ef_percent, volumes_ml
     from cardiac_cine.segmenter import Segmenter
 
-    segmenter = Segmenter(cli.BUNDLE, ckpt_path=ckpt_path)
+    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=ckpt_path)
     spec = PhantomSpec(lv_ef_percent=lv_ef_percent, phases=PHASES, seed=seed)
     cine, truth = render(spec), spec.truth()
     files = ["phantom_4d.nii.gz", "phantom_4d_true.nii.gz"]

@@ -1,14 +1,10 @@
-"""Segment short-axis cine MR frames into masks of the ventricles and the myocardium."""
+"""Segment short-axis cine MR: masks, volumes and ejection fraction, and a report for each study."""
 
 import signal
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
 import cli
-
-SUMMARY = "segment.json"
 
 
 def segment(
@@ -18,69 +14,72 @@ def segment(
     bundle_root: str = str(cli.BUNDLE),
     ckpt_path: str | None = None,
     device: str | None = None,
+    dicom_seg: bool = False,
+    ed_frame: int | None = None,
+    es_frame: int | None = None,
+    reference_csv: str | None = None,
+    report: bool = True,
+    overwrite: bool = False,
 ) -> int:
-    """Segment INPUT, a 3D NIfTI frame or a folder of frames, into OUTPUT_DIR/CASE/CASE_seg.nii.gz.
+    """Segment INPUT, one study or a folder of many, into OUTPUT_DIR.
 
-    Masks lie on the grid of their frame: 0 background, 1 right ventricle, 2 myocardium, 3 left ventricle. CASE is the
-    frame's file name without .nii or .nii.gz. Below a folder, names ending in _gt, _seg, _label or _4d are left out.
-    A frame that cannot be used is skipped and listed with its reason at the end, and in OUTPUT_DIR/segment.json.
+    INPUT is a 3D or 4D image (.nii, .nii.gz, .mha, .mhd, .nrrd), a DICOM file or folder, or a folder that holds any
+    number of these at any depth. In a DICOM study the short-axis cine is found among the other series. CASE is an
+    image's file name, or a DICOM patient's id.
 
-    Exit codes: 0 all frames are done, 1 wrong input (some of it may be done), 2 failed or interrupted.
+    OUTPUT_DIR/CASE/CASE_seg.nii.gz has the masks on the input's grid, 3D or 4D: 0 background, 1 right ventricle,
+    2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and
+    CASE_report.html shows them. Over all studies there are OUTPUT_DIR/measurements.csv, index.html and segment.json.
+
+    A study that cannot be used is listed with its reason and does not stop the others. Run again, finished studies are
+    skipped.
+
+    Exit codes: 0 all studies are done, 1 wrong input (the others are done), 2 failed or interrupted.
 
     Args:
-        input: a NIfTI file (.nii or .nii.gz) of one 3D frame, or a folder that holds such files at any depth.
-        output_dir: folder for the masks and segment.json, made where missing.
+        input: what to segment. Below a folder, names ending in _gt, _seg or _label are left out.
+        output_dir: folder for the results, made where missing.
         bundle_root: the bundle whose configs/inference.json and models/model.pt are used.
         ckpt_path: weights to use instead of the bundle's.
         device: cpu or cuda:0, for example. Default: the first GPU, and the CPU where there is none.
+        dicom_seg: for studies in DICOM, write a DICOM Segmentation of every phase and a Measurement Report, too.
+        ed_frame: phase at end-diastole, counted from 0, instead of the one found; for all studies.
+        es_frame: phase at end-systole, likewise.
+        reference_csv: measurements to compare with in index.html; columns case, lv_ef_percent, lv_edv_ml and so on.
+        report: write HTML reports; --noreport leaves them out.
+        overwrite: do finished studies again.
     """
-    from cardiac_cine.errors import InputError
-    from cardiac_cine.files import write_json
-    from cardiac_cine.images import find_frames
+    from cardiac_cine.studies import find_studies
 
-    out = Path(output_dir)
-    frames = find_frames(Path(input)) if Path(input).is_dir() else [Path(input)]
-    if out.exists() and not out.is_dir():
-        raise InputError(f"output_dir {out}: not a folder, expected one to write to")
+    found = find_studies(Path(input))
+    from cardiac_cine.cohort_report import read_reference_csv
     from cardiac_cine.segmenter import Segmenter
-    from cardiac_cine.weights import sha256, versions
+    from cardiac_cine.workflow import DONE, FAILED, SKIPPED, Workflow
 
-    segmenter = Segmenter(Path(bundle_root), ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device)
-    from tqdm import tqdm
-
-    done: list[dict[str, str]] = []
-    skipped: list[dict[str, Any]] = []
-    stopped = False
-    try:
-        for path in tqdm(frames, desc="segmenting", unit="frame", disable=None):
-            try:
-                mask = segmenter.segment_file(path, out)
-                done.append({"frame": str(path), "mask": str(mask)})
-            except InputError as error:
-                skipped.append({"frame": str(path), "reasons": list(error.problems)})
-    except KeyboardInterrupt:
-        stopped = True
-        print("interrupted", file=sys.stderr)
-    except Exception:  # the frames done so far are still reported
-        stopped = True
-        traceback.print_exc()
-    summary = {
-        "input": input,
-        "done": done,
-        "skipped": skipped,
-        "not_reached": frames[len(done) + len(skipped) :],
-        "device": str(segmenter.device),
-        "weights": {"path": segmenter.ckpt_path, "sha256": sha256(segmenter.ckpt_path)},
-        "versions": versions(),
+    reference = read_reference_csv(Path(reference_csv)) if reference_csv else None
+    segmenter = Segmenter.from_bundle(
+        Path(bundle_root), ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device
+    )
+    options = {
+        "report": report,
+        "dicom": dicom_seg,
+        "ed_frame": ed_frame,
+        "es_frame": es_frame,
+        "overwrite": overwrite,
     }
-    write_json(summary, out / SUMMARY)
-    print(f"{len(done)} of {len(frames)} frames segmented into {out}")
-    if skipped:
-        reasons = [reason for item in skipped for reason in item["reasons"]]
-        print(f"skipped {len(skipped)}:", *reasons, sep="\n- ", file=sys.stderr)
-    if stopped:
+    run = Workflow(segmenter, output_dir, options).run(found, reference=reference)
+    print(
+        f"{run.count(DONE)} of {len(found.studies)} studies segmented into {output_dir}, {run.count(SKIPPED)} finished "
+        f"before, {run.count(FAILED)} failed"
+    )
+    for title, sentences in (("left out", run.left_out), ("problems", run.failures())):
+        if sentences:
+            print(f"{title}:", *sentences, sep="\n- ", file=sys.stderr)
+    if run.interrupted:
+        print("interrupted", file=sys.stderr)
+    if run.interrupted or any(outcome.unexpected for outcome in run.outcomes):
         return cli.FAILED
-    return cli.WRONG_INPUT if skipped else cli.DONE
+    return cli.WRONG_INPUT if run.failures() else cli.DONE
 
 
 if __name__ == "__main__":

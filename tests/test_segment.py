@@ -40,7 +40,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def segmenter(bundle):
-    return Segmenter(bundle, device="cpu")
+    return Segmenter.from_bundle(bundle, device="cpu")
 
 
 @pytest.fixture
@@ -101,13 +101,13 @@ def test_bad_frame_is_refused_and_nothing_written(segmenter, tmp_path):
 
 def test_bundle_without_config_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"inference.json: no such file, expected the root folder of a bundle"):
-        Segmenter(tmp_path)
+        Segmenter.from_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_unusable_device_is_refused(bundle, device):
     with pytest.raises(InputError, match=f"device '{device}' cannot be used"):
-        Segmenter(bundle, device=device)
+        Segmenter.from_bundle(bundle, device=device)
 
 
 def network():

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from cardiac_cine.agreement import Agreement, compare_masks
+from cardiac_cine.anatomy import NAIVE, degenerated_slices
 from cardiac_cine.cases import PHASES
 from cardiac_cine.labels import STRUCTURE_KEYS
 from cardiac_cine.levels import count_by_level, slice_levels
 from cardiac_cine.measurements import ef_percent
-from cardiac_cine.anatomy import NAIVE, degenerated_slices
 from cardiac_cine.statistics import MethodAgreement, Summary, method_agreement, summarise
 
 # Bins from base to apex of the histogram of degenerated slices.

@@ -1,16 +1,18 @@
-"""NIfTI at the edge: frames and reference masks are checked as they are read, results are written whole.
+"""NIfTI at the edge: images and reference masks are checked as they are read, results are written whole.
 
-Arrays are (x, y, z) with the slices along z. Affines carry the true spacing, which stands in the header's pixdim:
-ACDC's files have an sform of unit scale, and MONAI's ``LoadImaged`` repairs that by the same rule.
+Arrays are (x, y, z), or (x, y, z, t) for a cine, with the slices along z. Affines carry the true
+spacing, which stands in the header's pixdim: ACDC's files have an sform of unit scale, and MONAI's ``LoadImaged``
+repairs that by the same rule.
 """
 
 import gzip
 import itertools
+import math
 import re
 import tempfile
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -23,27 +25,19 @@ from nibabel.wrapstruct import WrapStructError
 from cardiac_cine import geometry
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import BACKGROUND, STRUCTURE_IDS
+from cardiac_cine.stacks import CYCLE_MS, affine_problems, check_voxels, grid_problems
 
 # The rule of inference.json's "is_frame": no hidden file, no reference, no earlier result, no cine.
 FRAME_NAME = re.compile(r"(?!\.)(.+)(?<!_gt)(?<!_seg)(?<!_label)(?<!_4d)\.nii(\.gz)?")
 RESULT_POSTFIX = "_seg.nii.gz"
 EXPECTED = "expected one 3D NIfTI frame (.nii or .nii.gz)"
+EXPECTED_CINE = "expected a NIfTI cine or frame (.nii or .nii.gz)"
 
-# Cine MR has pixels of 0.7-2 mm; beyond these limits the header holds metres, micrometres or another kind of scan.
-IN_PLANE_MM = (0.3, 5.0)
-# Short-axis slices lie 5-10 mm apart; 1 mm is what tools write that never knew the spacing.
-BETWEEN_SLICES_MM = (2.0, 30.0)
-# A heart is 100 mm wide; much smaller fields would also leave the network's deepest level a single pixel.
-MIN_FIELD_OF_VIEW_MM = 64.0
-# Scanners interpolate to 512 pixels and a heart fits 20 slices: far more is another kind of scan, and much memory.
-MAX_PIXELS = 1024
-SLICES = (2, 100)
-# Orthogonal axes span a unit cube of volume 1, parallel ones of 0.
-MIN_AXES_DETERMINANT = 0.1
 # Headers round to float32 and tools convert between RAS and LPS: micrometres. Half a pixel is 0.15 mm or more.
 GRID_TOLERANCE_MM = 0.1
 
 _CHUNK_BYTES = 1 << 20
+_MS_PER_UNIT = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 _LISTED_VALUES = 5
 _UNREADABLE = (
     ImageFileError,
@@ -126,14 +120,29 @@ def read_frame(path: Path) -> Frame:
         InputError: with all that is wrong. The file is missing, empty, no NIfTI, truncated or corrupted; the image is
             not 3D, has a single slice or an absurd size, spacing or affine; voxels are NaN, infinite or all the same.
     """
-    frame = _read(path)
-    array = frame.array
-    if not np.isfinite(array).all():
-        count = array.size - np.count_nonzero(np.isfinite(array))
-        raise InputError(f"{path}: {count} voxels are NaN or infinite, expected finite intensities")
-    if array.min() == array.max():
-        raise InputError(f"{path}: all voxels are {array.min():g}, expected an image")
-    return frame
+    image, affine = _open_checked(path, (3,), EXPECTED)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+        array = _voxels(image, path).astype(np.float32)
+    check_voxels(array, path)
+    return Frame(path, array, affine)
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Read and check a NIfTI cine or frame.
+
+    Returns:
+        Voxels (x, y, z, t), one phase for a 3D file, in the file's own type where it stores no scaling and as float32
+        otherwise; 4 x 4 affine in mm; time between phases in ms, NaN where the file does not say.
+
+    Raises:
+        InputError: as :func:`read_frame`, for a 3D or 4D file; every phase is checked.
+    """
+    image, affine = _open_checked(path, (3, 4), EXPECTED_CINE)
+    array = _voxels(image, path)
+    array = array[..., None] if array.ndim == 3 else array
+    for phase in range(array.shape[3]):
+        check_voxels(array[..., phase], path, f"phase {phase + 1}: " if array.shape[3] > 1 else "")
+    return array, affine, _time_step_ms(image)
 
 
 def read_label(path: Path) -> Frame:
@@ -145,14 +154,15 @@ def read_label(path: Path) -> Frame:
     Raises:
         InputError: as :func:`read_frame` for the file and its grid, or voxels that are no label id of 0 to 3.
     """
-    frame = _read(path)
+    image, affine = _open_checked(path, (3,), EXPECTED)
+    array = _voxels(image, path)
     ids = (BACKGROUND, *STRUCTURE_IDS)
-    wrong = [value for value in np.unique(frame.array).tolist() if value not in ids]
+    wrong = [value for value in np.unique(array).tolist() if value not in ids]
     if wrong:
         listed = ", ".join(f"{value:g}" for value in wrong[:_LISTED_VALUES])
         more = ", ..." if len(wrong) > _LISTED_VALUES else ""
         raise InputError(f"{path}: holds label values {listed}{more}, expected only {ids}")
-    return replace(frame, array=frame.array.astype(np.uint8))
+    return Frame(path, array.astype(np.uint8), affine)
 
 
 def check_pair(image: Frame, label: Frame) -> None:
@@ -170,28 +180,33 @@ def check_pair(image: Frame, label: Frame) -> None:
         raise InputError(f"{label.path}: lies up to {off:.2f} mm off {image.path}, expected the same affine")
 
 
-def write_mask(mask: np.ndarray, affine: np.ndarray, output_dir: Path, name: str) -> Path:
+def write_mask(
+    mask: np.ndarray, affine: np.ndarray, output_dir: Path, name: str, *, time_step_ms: float = math.nan
+) -> Path:
     """Write ``output_dir/name/name_seg.nii.gz``, whole or not at all.
 
     Args:
-        mask: label ids, (x, y, z).
+        mask: label ids, (x, y, z) or (x, y, z, t).
         affine: 4 x 4 voxel-to-world matrix, mm.
         output_dir: made where missing.
         name: the case.
+        time_step_ms: between the phases of a 4D mask, NaN where unknown.
 
     Returns:
         The file written. An earlier one is replaced.
 
     Raises:
-        ValueError: ``mask`` is not 3D or not of integers.
+        ValueError: ``mask`` is not 3D or 4D, or not of integers.
     """
-    if mask.ndim != 3 or not np.issubdtype(mask.dtype, np.integer):
-        raise ValueError(f"mask must be a 3D integer array, got shape {mask.shape} of {mask.dtype}")
+    if mask.ndim not in (3, 4) or not np.issubdtype(mask.dtype, np.integer):
+        raise ValueError(f"mask must be a 3D or 4D integer array, got shape {mask.shape} of {mask.dtype}")
     image = nib.Nifti1Image(mask.astype(np.uint8), affine)
     # Both forms, since readers differ in which one they take.
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
+    image.header.set_xyzt_units("mm", "sec")
+    if mask.ndim == 4 and math.isfinite(time_step_ms):
+        image.header.set_zooms((*image.header.get_zooms()[:3], time_step_ms / 1000))
     path = output_dir / name / f"{name}{RESULT_POSTFIX}"
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".staged-", dir=output_dir) as staging:
@@ -202,99 +217,80 @@ def write_mask(mask: np.ndarray, affine: np.ndarray, output_dir: Path, name: str
     return path
 
 
-def _read(path: Path) -> Frame:
-    """Read a file and check all but the meaning of its voxels."""
-    image = _open(path)
-    problems = _shape_problems(image)
+def _open_checked(path: Path, dimensions: tuple[int, ...], expected: str) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """Open a file and check all but its voxels."""
+    image = _open(path, expected)
+    problems = _kind_problems(image, dimensions)
     if not problems:
-        problems = _spacing_problems(image, path)
+        # nibabel replaces zero and negative values as it loads, so they are read once more as they are.
+        with ImageOpener(path) as stream:
+            spacing = image.header_class.from_fileobj(stream, check=False)["pixdim"][1:4].astype(float)
+        problems = grid_problems(image.shape, spacing)
     affine = np.eye(4)
     if not problems:
         affine, problems = _true_affine(image)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])
-    return Frame(path, _voxels(image, path), affine)
+    return image, affine
 
 
-def _open(path: Path) -> nib.Nifti1Image:
+def _open(path: Path, expected: str) -> nib.Nifti1Image:
     if path.is_dir():
-        raise InputError(f"{path}: a folder, {EXPECTED}")
+        raise InputError(f"{path}: a folder, {expected}")
     if not path.is_file():
-        raise InputError(f"{path}: no such file, {EXPECTED}")
+        raise InputError(f"{path}: no such file, {expected}")
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: not named as NIfTI, {EXPECTED}")
+        raise InputError(f"{path}: not named as NIfTI, {expected}")
     if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty, {EXPECTED}")
+        raise InputError(f"{path}: the file is empty, {expected}")
     try:
         return nib.load(path)
     except _UNREADABLE as error:
-        raise InputError(f"{path}: not readable as NIfTI ({error}), {EXPECTED}") from None
+        raise InputError(f"{path}: not readable as NIfTI ({error}), {expected}") from None
 
 
-def _shape_problems(image: nib.Nifti1Image) -> list[str]:
+def _kind_problems(image: nib.Nifti1Image, dimensions: tuple[int, ...]) -> list[str]:
     shape, dtype = image.shape, image.get_data_dtype()
-    if len(shape) == 4:
-        return [f"a 4D image of shape {shape}, a cine; expected one 3D frame"]
-    if len(shape) != 3:
-        return [f"a {len(shape)}D image of shape {shape}; expected one 3D frame"]
-    problems = []
+    if len(shape) not in dimensions:
+        wanted = "one 3D frame" if dimensions == (3,) else "a 4D cine or a 3D frame"
+        kind = ", a cine" if len(shape) == 4 else ""
+        return [f"a {len(shape)}D image of shape {shape}{kind}; expected {wanted}"]
     if dtype.fields or np.issubdtype(dtype, np.complexfloating):
-        problems.append(f"voxels of type {dtype}, expected real numbers")
-    if max(shape[:2]) > MAX_PIXELS:
-        problems.append(f"{shape[0]} x {shape[1]} pixels, expected at most {MAX_PIXELS} along each axis")
-    if not SLICES[0] <= shape[2] <= SLICES[1]:
-        problems.append(f"number of slices (last axis) is {shape[2]}, expected a stack of {SLICES[0]} to {SLICES[1]}")
-    return problems
-
-
-def _spacing_problems(image: nib.Nifti1Image, path: Path) -> list[str]:
-    # nibabel replaces zero and negative values as it loads, so they are read once more as they are.
-    with ImageOpener(path) as stream:
-        spacing = image.header_class.from_fileobj(stream, check=False)["pixdim"][1:4].astype(float)
-    x, y, z = spacing.tolist()
-    found = f"a spacing of {x:g} x {y:g} x {z:g} mm"
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        return [f"{found}, expected positive numbers in pixdim"]
-    problems = []
-    low, high = IN_PLANE_MM
-    if not (low <= x <= high and low <= y <= high):
-        problems.append(f"{found}, expected {low:g} to {high:g} mm in plane")
-    low, high = BETWEEN_SLICES_MM
-    if not low <= z <= high:
-        problems.append(f"{found}, expected {low:g} to {high:g} mm between slices, along the last axis")
-    width, height = spacing[:2] * image.shape[:2]
-    if min(width, height) < MIN_FIELD_OF_VIEW_MM:
-        problems.append(
-            f"a field of view of {width:.0f} x {height:.0f} mm, expected at least {MIN_FIELD_OF_VIEW_MM:g} mm "
-            "along the first two axes, slices along the last"
-        )
-    return problems
+        return [f"voxels of type {dtype}, expected real numbers"]
+    return []
 
 
 def _true_affine(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
     """Return the affine as ``LoadImaged`` repairs it: the qform, made from pixdim, where the sform has other scales."""
-    if not np.allclose(image.header.get_zooms(), np.linalg.norm(image.affine[:3, :3], axis=0)):
+    if not np.allclose(image.header.get_zooms()[:3], np.linalg.norm(image.affine[:3, :3], axis=0)):
         try:
             image.set_sform(image.get_qform())
         except ValueError as error:
             return image.affine, [f"neither sform nor qform is usable ({error}), expected an affine that fits pixdim"]
-    affine = image.affine
-    if not np.isfinite(affine).all():
-        return affine, [f"an affine of {affine.tolist()}, expected finite numbers"]
-    determinant = abs(np.linalg.det(affine[:3, :3])) / np.prod(geometry.spacing_mm(affine))
-    if determinant < MIN_AXES_DETERMINANT:
-        return affine, [f"a singular affine {affine.tolist()}, expected three axes of their own directions"]
-    return affine, []
+    return image.affine, affine_problems(image.affine)
+
+
+def _time_step_ms(image: nib.Nifti1Image) -> float:
+    """Return the time between phases, NaN where the header has none that makes a heart's cycle."""
+    if len(image.shape) < 4 or image.shape[3] < 2:
+        return math.nan
+    step, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
+    for factor in [_MS_PER_UNIT[unit]] if unit in _MS_PER_UNIT else [1000.0, 1.0]:
+        if CYCLE_MS[0] <= step * factor * image.shape[3] <= CYCLE_MS[1]:
+            return step * factor
+    return math.nan
 
 
 def _voxels(image: nib.Nifti1Image, path: Path) -> np.ndarray:
+    """Read the voxels: as stored where the file has no scaling, as float32 otherwise."""
     try:
         if path.suffix == ".gz":
             # nibabel stops short of the checksum at the end of the stream.
             with gzip.open(path) as stream:
                 while stream.read(_CHUNK_BYTES):
                     pass
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
-            return np.asanyarray(image.dataobj).astype(np.float32)
+        scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+        with np.errstate(over="ignore"):
+            return np.asanyarray(image.dataobj, dtype=np.float32 if scaled else None)
     except _UNREADABLE as error:
         raise InputError(f"{path}: truncated or corrupted ({error}), expected a whole NIfTI file") from None

@@ -1,4 +1,4 @@
-"""Inference slice by slice in mixed precision, for validation during training."""
+"""Inference slice by slice in mixed precision."""
 
 from typing import Any
 

@@ -1,38 +1,87 @@
-"""Segment one frame after the other with a bundle's own inference.json, outside of MONAI's engine."""
+"""Segment frames and cines with a bundle's own inference.json, outside of MONAI's engine."""
 
 import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from monai.inferers import Inferer
 from monai.transforms import Compose, LoadImaged, SaveImaged
+from tqdm import tqdm
 
+from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame, read_frame, write_mask
+from cardiac_cine.labels import STRUCTURES
 from cardiac_cine.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
 CONFIG = Path("configs") / "inference.json"
+# Slices that go through the network in one call; bounds the memory of a long cine.
+_SLICES_AT_ONCE = 64
+# What a segmentation should not depend on: orientation as stored, and contrast. Images are scaled to 0-1.
+VARIANTS: Mapping[str, tuple[Callable, Callable]] = {
+    "mirrored along x": (lambda image: image.flip(1), lambda logits: logits.flip(1)),
+    "mirrored along y": (lambda image: image.flip(2), lambda logits: logits.flip(2)),
+    "darker": (lambda image: image**1.4, lambda logits: logits),
+    "brighter": (lambda image: image**0.7, lambda logits: logits),
+}
 
 
 class Segmenter:
-    """A bundle's network with its preprocessing and postprocessing, all taken from its inference.json.
+    """A network with its preprocessing, inferer and postprocessing.
 
     The stages ``preprocess``, ``predict`` and ``postprocess`` may be called one by one; ``segment`` runs them all.
 
     Args:
-        bundle_root: the folder that holds configs/inference.json.
-        ckpt_path: weights to use instead of the bundle's models/model.pt.
-        device: such as "cpu" or "cuda:0"; by default the first GPU, and the CPU where there is none.
+        network: takes the weights.
+        preprocessing: from ``{"image": (1, x, y, z)}`` to the network's input; a step that loads files is left out.
+        inferer: runs the network over a batch of one.
+        postprocessing: from ``{"image", "pred"}`` to the mask under "pred"; a step that saves files is left out.
+        ckpt_path: the weights.
+        device: where the network runs.
 
     Raises:
-        InputError: no such bundle, an unusable device, or weights as :func:`cardiac_cine.weights.load_weights` refuses.
+        InputError: weights as :func:`cardiac_cine.weights.load_weights` refuses.
     """
 
-    def __init__(self, bundle_root: Path, *, ckpt_path: Path | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        preprocessing: Compose,
+        inferer: Inferer,
+        postprocessing: Compose,
+        *,
+        ckpt_path: Path | str,
+        device: torch.device | str,
+    ) -> None:
+        self.ckpt_path = Path(ckpt_path)
+        self.device = torch.device(device)
+        self.network = network
+        load_weights(network, self.ckpt_path)
+        self.network.to(self.device).eval()
+        self._inferer = inferer
+        # Frames come in checked and masks go out whole, so the config's own file access is left out.
+        self._preprocessing = _without(LoadImaged, preprocessing)
+        self._postprocessing = _without(SaveImaged, postprocessing)
+        logger.info("weights from %s on %s", self.ckpt_path, self.device)
+
+    @classmethod
+    def from_bundle(cls, bundle_root: Path, *, ckpt_path: Path | None = None, device: str | None = None) -> "Segmenter":
+        """Take everything from a bundle's inference.json.
+
+        Args:
+            bundle_root: the folder that holds configs/inference.json.
+            ckpt_path: weights to use instead of the bundle's models/model.pt.
+            device: such as "cpu" or "cuda:0"; by default the first GPU, and the CPU where there is none.
+
+        Raises:
+            InputError: no such bundle, an unusable device, or unusable weights.
+        """
         config = bundle_root / CONFIG
         if not config.is_file():
             raise InputError(f"{config}: no such file, expected the root folder of a bundle, got {bundle_root}")
@@ -41,17 +90,14 @@ class Segmenter:
         parser["bundle_root"] = str(bundle_root)
         if device is not None:
             parser["device"] = _usable_device(device)
-        self.ckpt_path = ckpt_path or Path(parser.get_parsed_content("ckpt_path"))
-        self.device = torch.device(parser.get_parsed_content("device"))
-        self.network = parser.get_parsed_content("network_def")
-        load_weights(self.network, self.ckpt_path)
-        self.network.to(self.device).eval()
-        self._inferer = parser.get_parsed_content("inferer")
-        self._amp = parser.get_parsed_content("amp")
-        # Frames come in checked and masks go out whole, so the config's own file access is left out.
-        self._preprocessing = _without(LoadImaged, parser.get_parsed_content("preprocessing"))
-        self._postprocessing = _without(SaveImaged, parser.get_parsed_content("postprocessing"))
-        logger.info("weights from %s on %s", self.ckpt_path, self.device)
+        return cls(
+            parser.get_parsed_content("network_def"),
+            parser.get_parsed_content("preprocessing"),
+            parser.get_parsed_content("inferer"),
+            parser.get_parsed_content("postprocessing"),
+            ckpt_path=ckpt_path or parser.get_parsed_content("ckpt_path"),
+            device=parser.get_parsed_content("device"),
+        )
 
     def preprocess(self, frame: Frame) -> dict[str, MetaTensor]:
         """Return ``{"image": ...}``, the network's input, (1, x, y, z), which remembers the way back to the frame."""
@@ -64,17 +110,36 @@ class Segmenter:
 
     def predict(self, data: dict[str, MetaTensor]) -> dict[str, MetaTensor]:
         """Return ``data`` with the network's logits, (4, x, y, z), added under "pred"."""
-        with torch.no_grad(), torch.autocast("cuda", enabled=self._amp):
-            pred = self._inferer(data["image"][None].to(self.device), self.network)
-        return {**data, "pred": pred[0]}
+        return {**data, "pred": self._logits(data["image"])}
 
     def postprocess(self, data: dict[str, MetaTensor]) -> np.ndarray:
         """Return the mask on the frame's own grid, uint8 label ids, (x, y, z)."""
         return self._postprocessing(data)["pred"][0].cpu().numpy().astype(np.uint8)
 
     def segment(self, frame: Frame) -> np.ndarray:
-        """Return a frame's mask: uint8 label ids, (x, y, z), the largest component of each structure."""
+        """Return a frame's mask: uint8 label ids, (x, y, z), one component of each structure."""
         return self.postprocess(self.predict(self.preprocess(frame)))
+
+    def segment_cine(self, cine: Cine) -> np.ndarray:
+        """Return the masks of all phases, uint8 label ids, (x, y, z, t), each as :meth:`segment` makes it.
+
+        Several phases go through the network as one stack of slices, as many as fit a bounded memory.
+
+        Args:
+            cine: the cine.
+        """
+        masks = np.zeros(cine.array.shape, np.uint8)
+        at_once = max(1, _SLICES_AT_ONCE // cine.array.shape[2])
+        waiting: list[tuple[int, dict[str, MetaTensor]]] = []
+        for phase in tqdm(range(cine.phases), cine.name, unit="phase", leave=False, disable=_quiet(cine)):
+            waiting.append((phase, self.preprocess(cine.frame(phase))))
+            if len(waiting) == at_once or phase == cine.phases - 1:
+                stack = torch.cat([data["image"].as_tensor() for _, data in waiting], -1)
+                logits = self._logits(stack).split(waiting[0][1]["image"].shape[-1], -1)
+                for (index, data), pred in zip(waiting, logits, strict=True):
+                    masks[..., index] = self.postprocess({**data, "pred": MetaTensor(pred)})
+                waiting = []
+        return masks
 
     def segment_file(self, path: Path, output_dir: Path) -> Path:
         """Segment a NIfTI frame into ``output_dir/CASE/CASE_seg.nii.gz``, whole or not at all.
@@ -87,6 +152,39 @@ class Segmenter:
         """
         frame = read_frame(path)
         return write_mask(self.segment(frame), frame.affine, output_dir, frame.name)
+
+    def agreement(self, cine: Cine, phases: Iterable[int]) -> dict[str, float]:
+        """Return how far the network agrees with itself when it sees the same phases mirrored or in another contrast.
+
+        Args:
+            cine: the cine.
+            phases: which phases, counted from 0, such as those at end-diastole and end-systole.
+
+        Returns:
+            Structure key to the mean Dice between the plain answer and each of ``VARIANTS``, before postprocessing; NaN
+            where no answer has the structure.
+        """
+        inputs = [self.preprocess(cine.frame(phase))["image"].as_tensor() for phase in sorted(set(phases))]
+        stack = torch.cat(inputs, -1)
+        plain = self._logits(stack).argmax(0)
+        others = [back(self._logits(change(stack))).argmax(0) for change, back in VARIANTS.values()]
+        dice = {}
+        for structure in STRUCTURES:
+            found = plain == structure.id
+            overlaps = [2 * (found & (other == structure.id)).sum().item() for other in others]
+            sizes = [(found.sum() + (other == structure.id).sum()).item() for other in others]
+            shares = [overlap / size if size else np.nan for overlap, size in zip(overlaps, sizes, strict=True)]
+            dice[structure.key] = float(np.mean(shares))
+        return dice
+
+    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self._inferer(image[None].to(self.device), self.network)[0]
+
+
+def _quiet(cine: Cine) -> bool | None:
+    """Return tqdm's ``disable``: a frame needs no bar, and a cine one only in front of a person."""
+    return True if cine.phases == 1 else None
 
 
 def _usable_device(name: str) -> torch.device:

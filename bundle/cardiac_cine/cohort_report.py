@@ -1,0 +1,237 @@
+"""A cohort on one page: what failed, what to look at first, how the numbers are spread and agree with a reference.
+
+One HTML file; nothing is fetched, and the one script in it, which sorts the table, is the only one that may run.
+"""
+
+import base64
+import csv
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from cardiac_cine import report_figures
+from cardiac_cine.errors import InputError
+from cardiac_cine.files import write_text
+from cardiac_cine.montage import data_uri
+from cardiac_cine.quantities import MISSING, QUANTITIES, Quantity
+from cardiac_cine.statistics import method_agreement, summarise
+from cardiac_cine.study_report import environment
+
+_COLUMNS = (
+    "lv_ef_percent",
+    "lv_edv_ml",
+    "lv_esv_ml",
+    "lv_edvi_ml_m2",
+    "lv_mass_g",
+    "lv_mass_index_g_m2",
+    "cardiac_output_l_min",
+    "rv_ef_percent",
+    "rv_edv_ml",
+    "rv_esv_ml",
+    "rv_edvi_ml_m2",
+)
+_DISTRIBUTIONS = ("lv_ef_percent", "lv_edv_ml", "lv_esv_ml", "lv_mass_g", "rv_ef_percent", "rv_edv_ml")
+_EXPECTED_CSV = "expected a CSV with the column case and columns such as lv_ef_percent and lv_edv_ml"
+
+
+def read_reference_csv(path: Path, cases: Collection[str] | None = None) -> dict[str, dict[str, float]]:
+    """Read reference values to hold a cohort against.
+
+    Args:
+        path: CSV with the column ``case`` and a column for every quantity, named as in the measurements
+            (``lv_ef_percent``, ``lv_edv_ml`` ...); an empty cell is no value.
+        cases: the cohort's cases, of which the reference's must be; None leaves that to :func:`write_cohort`.
+
+    Returns:
+        Case to quantity to value.
+
+    Raises:
+        InputError: no such file, no CSV, an unknown or repeated column or case, or a cell that is no number; all
+            of them at once.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, {_EXPECTED_CSV}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: no CSV ({error}), {_EXPECTED_CSV}") from None
+    if "case" not in columns:
+        raise InputError(f"{path}: has the columns {columns}, {_EXPECTED_CSV}")
+    keys = [column for column in columns if column != "case"]
+    problems = [f"{path}: unknown column {key!r}, {_expected_keys()}" for key in keys if key not in QUANTITIES]
+    problems += [f"{path}: column {key!r} comes twice" for key in sorted({k for k in columns if columns.count(k) > 1})]
+    values: dict[str, dict[str, float]] = {}
+    for line, row in rows:
+        case = row["case"] or ""
+        if case in values:
+            problems.append(f"{path}, line {line}: case {case!r} comes twice")
+        elif cases is not None and case not in cases:
+            problems.append(f"{path}, line {line}: {_unknown_case(case, cases)}")
+        if None in row:
+            problems.append(f"{path}, line {line}: more cells than columns")
+        values[case] = {}
+        for key in keys:
+            text = (row[key] or "").strip()
+            number = _number(text)
+            if number is not None:
+                values[case][key] = number
+            elif text:
+                problems.append(f"{path}, line {line}: {key} is {text!r}, expected a number or nothing")
+    if problems:
+        raise InputError(problems)
+    return values
+
+
+def write_cohort(
+    studies: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    reference: Mapping[str, Mapping[str, float]] | None = None,
+    created: datetime | None = None,
+) -> None:
+    """Write the page of a cohort.
+
+    Args:
+        studies: of each ``case``; ``status``, "done" or "failed"; where done the keys of ``Measurements.to_dict()``
+            (None for what is undefined), ``quality_flags``, mappings of ``code`` and ``reason``, and ``report``, a path
+            relative to the page; where failed ``reasons``.
+        path: HTML file to write, whole or not at all.
+        reference: case to quantity to value, see :func:`read_reference_csv`; None for no comparison.
+        created: when; now where left out.
+
+    Raises:
+        InputError: the reference has a case or a quantity that the cohort does not have.
+    """
+    if reference is not None:
+        _check_reference(reference, [study["case"] for study in studies])
+    done = sorted(
+        (study for study in studies if study["status"] == "done"),
+        key=lambda study: (-len(study["quality_flags"]), study["case"]),
+    )
+    failed = sorted((study for study in studies if study["status"] != "done"), key=lambda study: study["case"])
+    script = Path(__file__).with_name("templates").joinpath("sort.js").read_text()
+    content = {
+        "counts": _counts(studies, done),
+        "failed": failed,
+        "columns": [QUANTITIES[key] for key in _COLUMNS],
+        "rows": [_row(study) for study in done],
+        "histograms": _histograms(done),
+        "summary": [_summary_row(QUANTITIES[key], _values(done, key)) for key in _COLUMNS],
+        "agreement": None if reference is None else _agreement(done, reference),
+        "created": (created or datetime.now().astimezone()).isoformat(" ", "minutes"),
+        "script": Markup(script),
+        # Only the script with this hash may run, see Content Security Policy Level 3.
+        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    write_text(environment().get_template("cohort.html.jinja").render(content), path)
+
+
+def _check_reference(reference: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> None:
+    problems = [f"reference: {_unknown_case(case, cases)}" for case in reference if case not in cases]
+    unknown = sorted({key for values in reference.values() for key in values if key not in QUANTITIES})
+    problems += [f"reference: unknown quantity {key!r}, {_expected_keys()}" for key in unknown]
+    if problems:
+        raise InputError(problems)
+
+
+def _unknown_case(case: str, cases: Collection[str]) -> str:
+    some = ", ".join(sorted(cases)[:3])
+    return f"unknown case {case!r}, expected one of the cohort's {len(cases)}, such as {some}"
+
+
+def _expected_keys() -> str:
+    return f"expected one of {', '.join(QUANTITIES)}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _counts(studies: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]) -> str:
+    flagged = sum(bool(study["quality_flags"]) for study in done)
+    noun = "study" if len(studies) == 1 else "studies"
+    return f"{len(studies)} {noun}: {len(done)} measured, {flagged} of them flagged, {len(studies) - len(done)} failed"
+
+
+def _row(study: Mapping[str, Any]) -> dict[str, Any]:
+    values = [(QUANTITIES[key], study[key]) for key in _COLUMNS]
+    return {
+        "case": study["case"],
+        # Quoted, a path stays a path: no name of a folder makes it a link to somewhere else.
+        "report": quote(study.get("report") or ""),
+        "flags": study["quality_flags"],
+        "cells": [("" if value is None else repr(float(value)), quantity.number(value)) for quantity, value in values],
+    }
+
+
+def _values(studies: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [math.nan if study[key] is None else float(study[key]) for study in studies]
+
+
+def _histograms(done: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    flagged = [bool(study["quality_flags"]) for study in done]
+    figures = []
+    for key in _DISTRIBUTIONS:
+        values = _values(done, key)
+        found = summarise(values)
+        if found.n > 1:
+            quantity = QUANTITIES[key]
+            svg = report_figures.histogram(values, flagged, quantity.heading)
+            spread = f"mean {quantity.text(found.mean)}, SD {quantity.text(found.sd)}"
+            alt = f"{quantity.short} in {found.n} studies: {spread}."
+            figures.append({"src": data_uri("image/svg+xml", svg.encode()), "alt": alt})
+    return figures
+
+
+def _summary_row(quantity: Quantity, values: Sequence[float]) -> tuple[str, ...]:
+    found = summarise(values)
+    known = [value for value in values if not math.isnan(value)] or [math.nan]
+    numbers = (quantity.number(value) for value in (found.mean, found.sd, min(known), max(known)))
+    return (quantity.heading, str(found.n), *numbers)
+
+
+def _agreement(done: Sequence[Mapping[str, Any]], reference: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+    keys = {key for values in reference.values() for key in values}
+    rows = []
+    for key, quantity in QUANTITIES.items():
+        if key not in keys:
+            continue
+        pairs = [
+            (value, reference.get(study["case"], {}).get(key, math.nan))
+            for study, value in zip(done, _values(done, key), strict=True)
+        ]
+        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
+        values, expected = [value for value, _ in pairs], [other for _, other in pairs]
+        found = method_agreement(values, expected)
+        # Differences are smaller than values and need a decimal more.
+        fine = replace(quantity, digits=quantity.digits + 1)
+        limits = f"{fine.number(found.lower)} to {fine.number(found.upper)}" if found.n > 1 else MISSING
+        row = {
+            "name": quantity.heading,
+            "n": str(found.n),
+            "bias": fine.number(found.bias),
+            "limits": limits,
+            "mean_absolute": fine.number(found.mean_absolute),
+            "r": MISSING if math.isnan(found.r) else f"{found.r:.3f}",
+            "src": "",
+            "alt": f"{quantity.short}: bias {fine.text(found.bias)}, limits of agreement {limits} {quantity.unit}.",
+        }
+        if found.n > 1:
+            svg = report_figures.bland_altman(values, expected, quantity.heading)
+            row["src"] = data_uri("image/svg+xml", svg.encode())
+        rows.append(row)
+    return rows

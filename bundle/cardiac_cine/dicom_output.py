@@ -1,0 +1,107 @@
+"""What the DICOM objects made here have in common: who made them, and the headers of the images that they are about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, generate_uid
+
+from cardiac_cine import __version__
+from cardiac_cine.cine import Cine
+from cardiac_cine.errors import InputError
+
+# Names and free text in any language, whatever the images can hold.
+UTF_8 = "ISO_IR 192"
+# Archives and anonymisers leave these out, though the standard wants them present, empty where unknown.
+_MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+@dataclass(frozen=True)
+class Software:
+    """Who made a result, for the equipment and algorithm attributes of DICOM objects.
+
+    Attributes:
+        name: of the algorithm.
+        version: of the software.
+        model: what tells its weights from others, such as the file's SHA-256 in hexadecimal; "" where unknown.
+        manufacturer: who answers for it.
+    """
+
+    name: str = "Cardiac cine segmentation"
+    version: str = __version__
+    model: str = ""
+    manufacturer: str = "cardiac_cine_segmentation"
+
+    @property
+    def serial_number(self) -> str:
+        """The weights, which tell one installation's results from another's; "unknown" where they are not known."""
+        return self.model or "unknown"
+
+    @property
+    def uid(self) -> UID:
+        """A UID that is the same wherever and whenever this software runs with these weights."""
+        return generate_uid(entropy_srcs=[self.manufacturer, self.name, self.version, self.model])
+
+
+def check_sources(cine: Cine) -> None:
+    """Refuse a cine whose source images are unknown.
+
+    Raises:
+        InputError: it was not read from DICOM files.
+        ValueError: its instances are not (z, t), one for every slice of every phase.
+    """
+    if not cine.instances:
+        raise InputError(f"{cine.source}: expected DICOM files, since results in DICOM refer to their source images")
+    shape = (len(cine.instances), *{len(phases) for phases in cine.instances})
+    if shape != cine.array.shape[2:]:
+        raise ValueError(f"cine.instances must be (z, t) = {cine.array.shape[2:]}, got {shape}")
+
+
+def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
+    """Read a DICOM file without its pixels.
+
+    Args:
+        path: the file.
+        keywords: the only attributes to read, for many files; None reads all.
+
+    Returns:
+        The attributes. Those about patient and study that the standard wants present are there, empty where unknown.
+
+    Raises:
+        InputError: the file cannot be read as DICOM, or lacks one of its UIDs.
+    """
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=None if keywords is None else list(keywords))
+    except (InvalidDicomError, OSError) as error:
+        raise InputError(f"{path}: not readable as DICOM ({error})") from None
+    missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}")
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
+
+
+def read_evidence(cine: Cine) -> list[Dataset]:
+    """Read the UIDs of all images of a cine, the first one's header in full.
+
+    Raises:
+        InputError: as for :func:`read_header`.
+    """
+    paths = list(dict.fromkeys(instance.path for phases in cine.instances for instance in phases))
+    return [read_header(path, _NEEDED if index else None) for index, path in enumerate(paths)]

@@ -1,0 +1,206 @@
+"""From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
+
+Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are. One that fails is replaced by the
+candidate that passes with the fewest pixels changed: islands and holes are cleared up, the wall is closed round the
+LV, contours are smoothed by opening or closing, and where nothing else will do, the slice loses its RV or all of it.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from scipy import ndimage
+from skimage.morphology import convex_hull_image, disk
+
+from cardiac_cine.anatomy import slice_faults
+from cardiac_cine.geometry import spacing_mm as spacing_of
+from cardiac_cine.labels import BACKGROUND, LV, MYO, RV, STRUCTURE_IDS, check_mask
+
+# Repairing a slice may cut a structure's last bridge to the next slice, which the next round clears up.
+_ROUNDS = 4
+# Radii to smooth contours with; more than half the wall of a hypertrophic heart is another shape.
+_SMOOTHING_MM = (1.5, 3.0, 6.0, 12.0)
+# Labelled pixels are more often right than the background that a broken slice shows.
+_LOSS = 1
+# Tidying that costs more than this share of a slice has lost the heart.
+_TIDY = 0.5
+_EIGHT = np.ones((3, 3), bool)
+_TWENTY_SIX = np.ones((3, 3, 3), bool)
+
+
+def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return a frame's mask with one component of each structure and no degenerated slice.
+
+    Args:
+        mask: integer labels 0-3, (x, y, z).
+        spacing_mm: spacing along x, y, z in mm.
+
+    Returns:
+        A new mask, uint8, of the same shape. Slices that pass the criteria change only where they hold an island in
+        three dimensions. An empty mask stays empty. In rare cases a slice is beyond repair after all rounds and is
+        cleared.
+
+    Raises:
+        ValueError: ``mask`` is not a 3D integer array of ids 0-3.
+    """
+    check_mask(mask, 3)
+    mask = mask.astype(np.uint8)
+    in_plane_mm = (float(spacing_mm[0]), float(spacing_mm[1]))
+    for last in range(_ROUNDS - 1, -1, -1):
+        mask = largest_components(mask)
+        failing = [z for z in range(mask.shape[2]) if slice_faults(mask[..., z], in_plane_mm)]
+        for z in failing:
+            mask[..., z] = repair_slice(mask[..., z], in_plane_mm) if last else BACKGROUND
+        if not failing:
+            break
+    return mask
+
+
+def largest_components(mask: np.ndarray) -> np.ndarray:
+    """Keep each structure's largest component, voxels that share a corner being connected.
+
+    Args:
+        mask: integer labels 0-3, (x, y, z).
+
+    Returns:
+        A new mask, uint8.
+    """
+    kept = np.zeros(mask.shape, np.uint8)
+    for structure in STRUCTURE_IDS:
+        kept[_largest(mask == structure, _TWENTY_SIX)] = structure
+    return kept
+
+
+def repair_slice(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return a slice near to a given one that passes the criteria.
+
+    Args:
+        mask: integer labels 0-3, (x, y).
+        spacing_mm: spacing along x and y in mm.
+
+    Returns:
+        The mask itself where it passes; else the tidied slice, without islands and holes and with the wall closed round
+        the LV, where that passes; else the candidate that passes at the lowest cost: a pixel for each change, and
+        ``_LOSS`` more for each that falls to the background. Clearing the slice is a candidate, too.
+    """
+    if not slice_faults(mask, spacing_mm):
+        return mask
+    window = _window(mask, margin=1 + round(max(_SMOOTHING_MM) / min(spacing_mm)))
+    part = mask[window]
+    repaired = np.zeros_like(mask)
+    repaired[window] = _cheapest(part, spacing_mm)
+    return repaired
+
+
+def _cheapest(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    candidates = _candidates(mask, spacing_mm)
+    tidied = next(candidates)
+    if _cost(tidied, mask) < _TIDY * np.count_nonzero(mask) and not slice_faults(tidied, spacing_mm):
+        return tidied
+    distinct = {candidate.tobytes(): candidate for candidate in (tidied, *candidates)}
+    for candidate in sorted(distinct.values(), key=lambda candidate: _cost(candidate, mask)):
+        if not slice_faults(candidate, spacing_mm):
+            return candidate
+    return np.zeros_like(mask)
+
+
+def _cost(candidate: np.ndarray, mask: np.ndarray) -> int:
+    changed = candidate != mask
+    return np.count_nonzero(changed) + _LOSS * np.count_nonzero(changed & (candidate == BACKGROUND))
+
+
+class RepairAnatomyd(MapTransform):
+    """:func:`repair` as a dictionary transform for masks (1, x, y, z) that know their affine.
+
+    Args:
+        keys: of the masks.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with repaired masks of the same type."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            mask: MetaTensor = result[key]
+            repaired = repair(mask[0].cpu().numpy().astype(np.uint8), spacing_of(np.asarray(mask.affine.cpu())))
+            result[key] = MetaTensor(torch.from_numpy(repaired)[None].to(mask.dtype), meta=mask.meta)
+        return result
+
+
+def _candidates(mask: np.ndarray, spacing_mm: Sequence[float]) -> Iterator[np.ndarray]:
+    """Yield repaired slices, the tidied one first."""
+    pieces = (mask == LV) | (mask == MYO)
+    heart = _largest(pieces, _EIGHT)
+    lv = ndimage.binary_fill_holes(_largest((mask == LV) & heart, _EIGHT))
+    rv = mask == RV
+    yield _assemble(ndimage.binary_fill_holes(heart | lv), lv, rv)
+    outlines = [ndimage.binary_fill_holes(heart | lv)]
+    # Opening comes before holes are filled, so that a thin false ring beside the heart goes and the heart stays.
+    outlines += [ndimage.binary_fill_holes(_largest(opened, _EIGHT)) for opened in _opened(heart | lv, spacing_mm)]
+    outlines += _closed(heart, spacing_mm)
+    outlines += [_hull(heart), _hull(pieces)]
+    fragments = mask == LV
+    cavities = [lv, *_opened(lv, spacing_mm), *_closed(fragments, spacing_mm), _hull(lv), _hull(fragments)]
+    ventricles = [rv, *_opened(rv, spacing_mm), *_closed(rv, spacing_mm), np.zeros_like(rv)]
+    for outline in outlines:
+        for cavity in cavities:
+            yield _assemble(outline, cavity & outline, rv)
+    for ventricle in ventricles[1:]:
+        for outline in outlines:
+            yield _assemble(outline, lv & outline, ventricle)
+    yield _assemble(outlines[0], np.zeros_like(lv), rv)
+    yield np.zeros_like(mask)
+
+
+def _assemble(heart: np.ndarray, lv: np.ndarray, rv: np.ndarray) -> np.ndarray:
+    """Put a slice together: a wall of a pixel at least round the LV, and the RV in one piece against the wall."""
+    lv = _largest(lv, _EIGHT)
+    heart = heart | ndimage.binary_dilation(lv, _EIGHT)
+    rv = _largest(rv & ~heart, _EIGHT)
+    # What heart and RV enclose between them goes to the RV, which the septum bounds.
+    rv = ndimage.binary_fill_holes(rv | heart) & ~heart if rv.any() else rv
+    mask = np.zeros(heart.shape, np.uint8)
+    mask[_largest(rv, _EIGHT)] = RV
+    mask[heart] = MYO
+    mask[lv] = LV
+    return mask
+
+
+def _opened(structure: np.ndarray, spacing_mm: Sequence[float]) -> list[np.ndarray]:
+    return [ndimage.binary_opening(structure, disk(radius)) for radius in _radii(spacing_mm)]
+
+
+def _closed(structure: np.ndarray, spacing_mm: Sequence[float]) -> list[np.ndarray]:
+    return [
+        ndimage.binary_fill_holes(ndimage.binary_closing(structure, disk(radius)) | structure)
+        for radius in _radii(spacing_mm)
+    ]
+
+
+def _hull(structure: np.ndarray) -> np.ndarray:
+    return convex_hull_image(structure) if structure.any() else structure
+
+
+def _radii(spacing_mm: Sequence[float]) -> list[int]:
+    return sorted({max(1, round(length / max(spacing_mm))) for length in _SMOOTHING_MM})
+
+
+def _largest(structure: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    parts, count = ndimage.label(structure, neighbours)
+    if count < 2:
+        return structure
+    return parts == np.bincount(parts[structure]).argmax()
+
+
+def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (
+        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
+    )

@@ -1,0 +1,91 @@
+"""What makes an array of voxels a short-axis stack: the limits, and a sentence for whatever is beyond them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cardiac_cine import geometry
+from cardiac_cine.errors import InputError
+
+# Cine MR has pixels of 0.7-2 mm; beyond these limits the header holds metres, micrometres or another kind of scan.
+IN_PLANE_MM = (0.3, 5.0)
+# Short-axis slices lie 5-10 mm apart; 1 mm is what tools write that never knew the spacing.
+BETWEEN_SLICES_MM = (2.0, 30.0)
+# A heart is 100 mm wide; much smaller fields would also leave the network's deepest level a single pixel.
+MIN_FIELD_OF_VIEW_MM = 64.0
+# Scanners interpolate to 512 pixels and a heart fits 20 slices: far more is another kind of scan, and much memory.
+MAX_PIXELS = 1024
+SLICES = (2, 100)
+# Scanners reconstruct up to 50 or 60 phases; more is a series over many heartbeats.
+MAX_PHASES = 200
+# 200 to 24 beats a minute: a time between phases that makes another cycle is no time.
+CYCLE_MS = (300.0, 2500.0)
+# Orthogonal axes span a unit cube of volume 1, parallel ones of 0.
+MIN_AXES_DETERMINANT = 0.1
+
+
+def check_voxels(array: np.ndarray, path: Path, where: str = "") -> None:
+    """Check that an image holds an image.
+
+    Args:
+        array: intensities.
+        path: named in the message.
+        where: in front of what is wrong.
+
+    Raises:
+        InputError: voxels are NaN, infinite or all the same.
+    """
+    if not np.isfinite(array).all():
+        count = array.size - np.count_nonzero(np.isfinite(array))
+        raise InputError(f"{path}: {where}{count} voxels are NaN or infinite, expected finite intensities")
+    if array.min() == array.max():
+        raise InputError(f"{path}: {where}all voxels are {array.min():g}, expected an image")
+
+
+def grid_problems(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[str]:
+    """Tell what keeps a grid from being a short-axis stack.
+
+    Args:
+        shape: (x, y, z) or (x, y, z, t), in voxels.
+        spacing_mm: along x, y and z.
+
+    Returns:
+        One sentence for each problem: too many pixels, slices or phases, or an absurd spacing or field of view.
+    """
+    problems = []
+    if max(shape[:2]) > MAX_PIXELS:
+        problems.append(f"{shape[0]} x {shape[1]} pixels, expected at most {MAX_PIXELS} along each axis")
+    if not SLICES[0] <= shape[2] <= SLICES[1]:
+        problems.append(f"number of slices (third axis) is {shape[2]}, expected a stack of {SLICES[0]} to {SLICES[1]}")
+    if len(shape) > 3 and not 1 <= shape[3] <= MAX_PHASES:
+        problems.append(f"number of phases (fourth axis) is {shape[3]}, expected 1 to {MAX_PHASES}")
+    if problems:
+        return problems
+    x, y, z = (float(value) for value in spacing_mm)
+    found = f"a spacing of {x:g} x {y:g} x {z:g} mm"
+    if not (np.isfinite([x, y, z]).all() and min(x, y, z) > 0):
+        return [f"{found}, expected positive numbers in pixdim"]
+    low, high = IN_PLANE_MM
+    if not (low <= x <= high and low <= y <= high):
+        problems.append(f"{found}, expected {low:g} to {high:g} mm in plane")
+    low, high = BETWEEN_SLICES_MM
+    if not low <= z <= high:
+        problems.append(f"{found}, expected {low:g} to {high:g} mm between slices, along the third axis")
+    width, height = x * shape[0], y * shape[1]
+    if min(width, height) < MIN_FIELD_OF_VIEW_MM:
+        problems.append(
+            f"a field of view of {width:.0f} x {height:.0f} mm, expected at least {MIN_FIELD_OF_VIEW_MM:g} mm "
+            "along the first two axes, slices along the third"
+        )
+    return problems
+
+
+def affine_problems(affine: np.ndarray) -> list[str]:
+    """Tell what keeps a 4 x 4 matrix from being an affine: numbers that are not finite, axes that coincide."""
+    if not np.isfinite(affine).all():
+        return [f"an affine of {affine.tolist()}, expected finite numbers"]
+    determinant = abs(np.linalg.det(affine[:3, :3])) / np.prod(geometry.spacing_mm(affine))
+    if determinant < MIN_AXES_DETERMINANT:
+        return [f"a singular affine {affine.tolist()}, expected three axes of their own directions"]
+    return []

@@ -1,0 +1,97 @@
+"""What there is to segment at a path: one image file, a DICOM folder, or a folder of many of both."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cardiac_cine.cine import Cine
+from cardiac_cine.cine_files import SUFFIXES, case_name, is_image_file, read_cine
+from cardiac_cine.datasets import dicom_cine
+from cardiac_cine.errors import InputError
+
+# References and earlier results lie beside images under these endings.
+_NO_IMAGE = ("_gt", "_seg", "_label")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One cine to segment, not read yet.
+
+    Attributes:
+        name: the case, unique among the studies found together.
+        source: the file or folder it comes from.
+        files: the files that make it up.
+        read: reads and checks it; raises InputError.
+    """
+
+    name: str
+    source: Path
+    files: tuple[Path, ...]
+    read: Callable[[], Cine]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What :func:`find_studies` found.
+
+    Attributes:
+        studies: what can be tried, sorted by name.
+        left_out: what is no short-axis cine, one sentence each with the reason.
+        problems: what should have been one and cannot be used, one sentence each.
+    """
+
+    studies: tuple[Study, ...]
+    left_out: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def find_studies(path: Path | str) -> Found:
+    """Find the studies at a path without reading voxels.
+
+    Args:
+        path: an image file as :func:`cardiac_cine.cine_files.read_cine` takes, a DICOM file, or a folder of image files
+            and DICOM studies at any depth. Below a folder, hidden files and names that end in _gt, _seg or _label are
+            no images.
+
+    Raises:
+        InputError: there is no such path, or nothing at it that could be a cine.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_file() and is_image_file(path):
+        return Found((_image_study(path),))
+    images = [] if path.is_file() else sorted(p for p in path.rglob("*") if _is_candidate(p, path))
+    scan = dicom_cine.scan(path)
+    studies = [_image_study(image) for image in images]
+    studies += [Study(stack.name, stack.source, stack.files, stack.read) for stack in scan.stacks]
+    left_out = tuple(str(item) for item in scan.left_out)
+    if not studies:
+        expected = f"expected image files ({', '.join(SUFFIXES)}) or a short-axis cine in DICOM"
+        raise InputError([*scan.problems, *left_out, f"{path}: nothing to segment, {expected}"])
+    clashes, unique = _same_names(studies)
+    return Found(tuple(sorted(unique, key=lambda study: study.name)), left_out, (*scan.problems, *clashes))
+
+
+def _image_study(path: Path) -> Study:
+    return Study(case_name(path), path, (path,), lambda: read_cine(path))
+
+
+def _is_candidate(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.is_file() and is_image_file(path) and not hidden and not case_name(path).endswith(_NO_IMAGE)
+
+
+def _same_names(studies: list[Study]) -> tuple[list[str], list[Study]]:
+    """Return a problem for each name that several studies share, and the studies of their own name."""
+    by_name = defaultdict(list)
+    for study in studies:
+        by_name[study.name].append(study)
+    problems = [
+        f"{' and '.join(str(study.source) for study in group)}: the results of both would be named {name}, expected "
+        "unique names"
+        for name, group in by_name.items()
+        if len(group) > 1
+    ]
+    return problems, [group[0] for group in by_name.values() if len(group) == 1]

@@ -1,0 +1,317 @@
+"""From studies to results: segment, measure, flag, report; one study after the other, each whole or not at all."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cardiac_cine import cohort_report, study_report
+from cardiac_cine.cine import Cine
+from cardiac_cine.dicom_output import Software
+from cardiac_cine.dicom_seg import write_seg
+from cardiac_cine.dicom_sr import write_sr
+from cardiac_cine.errors import InputError
+from cardiac_cine.files import write_json
+from cardiac_cine.images import write_mask
+from cardiac_cine.measurements import Measurements, ef_category, measure
+from cardiac_cine.postprocess import repair
+from cardiac_cine.quality import quality_flags
+from cardiac_cine.segmenter import Segmenter
+from cardiac_cine.studies import Found, Study
+from cardiac_cine.tables import write_table
+from cardiac_cine.temporal import stabilise
+from cardiac_cine.weights import sha256, versions
+
+logger = logging.getLogger(__name__)
+
+MEASUREMENTS = "{case}_measurements.json"
+REPORT = "{case}_report.html"
+DICOM_SEG = "{case}_seg_dicom"
+DICOM_SR = "{case}_sr.dcm"
+TABLE = "measurements.csv"
+COHORT = "index.html"
+SUMMARY = "segment.json"
+DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to make of a study besides its mask and its measurements.
+
+    Attributes:
+        report: an HTML report for each cine, and a page over all studies.
+        dicom: Segmentation objects for all phases and a Measurement Report; for studies in DICOM.
+        ed_frame: end-diastole, counted from 0, where a person has chosen it.
+        es_frame: end-systole, likewise.
+        stabilise: replace slices that jump out and back within one phase, see :mod:`cardiac_cine.temporal`.
+        agreement: let the network see end-diastole and end-systole in variants, for the flag of low confidence.
+        overwrite: do finished studies again.
+    """
+
+    report: bool = True
+    dicom: bool = False
+    ed_frame: int | None = None
+    es_frame: int | None = None
+    stabilise: bool = True
+    agreement: bool = True
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one study.
+
+    Attributes:
+        name: the case.
+        source: where it comes from.
+        status: "done", "skipped" where an earlier run had finished it, or "failed".
+        reasons: why it failed.
+        unexpected: it failed for another reason than its input.
+    """
+
+    name: str
+    source: Path
+    status: str
+    reasons: tuple[str, ...] = ()
+    unexpected: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of all studies.
+
+    Attributes:
+        outcomes: of the studies reached, in order.
+        not_reached: those that an interruption left undone.
+        problems: what should have been a study and is none.
+        left_out: series that are no short-axis cine.
+        interrupted: stopped from outside.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    not_reached: tuple[Study, ...]
+    problems: tuple[str, ...]
+    left_out: tuple[str, ...]
+    interrupted: bool
+
+    def count(self, status: str) -> int:
+        """Return how many studies have a status."""
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    def failures(self) -> list[str]:
+        """Return why studies failed, one sentence for each reason."""
+        return [*(reason for outcome in self.outcomes for reason in outcome.reasons), *self.problems]
+
+    def check(self) -> None:
+        """Raise InputError with all failures, if there are any, for a caller that has no exit code of its own."""
+        if self.failures() or self.interrupted:
+            summary = f"{self.count(FAILED)} of {len(self.outcomes) + len(self.not_reached)} studies failed"
+            raise InputError(self.failures() or ["interrupted"], summary)
+
+
+class Workflow:
+    """Segments studies into a folder.
+
+    Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
+    ``CASE/CASE_report.html``. The measurements are written last: with them a study is finished, and another run with
+    the same input, weights and options leaves it alone.
+
+    Args:
+        segmenter: makes the masks.
+        output_dir: folder for the results, made where missing.
+        options: fields of :class:`Options`.
+
+    Raises:
+        TypeError: an option that there is not.
+        InputError: ``output_dir`` is a file.
+    """
+
+    def __init__(self, segmenter: Segmenter, output_dir: Path | str, options: Mapping[str, Any] | None = None) -> None:
+        self.segmenter = segmenter
+        self.output_dir = Path(output_dir)
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise InputError(f"output_dir {self.output_dir}: not a folder, expected one to write to")
+        self.options = Options(**(options or {}))
+        self.model = sha256(segmenter.ckpt_path)
+        self.software = {
+            "weights_sha256": self.model,
+            "weights": str(segmenter.ckpt_path),
+            "device": str(segmenter.device),
+            "versions": versions(),
+        }
+
+    def run(self, found: Found, *, reference: Mapping[str, Any] | None = None) -> "Run":
+        """Segment all studies; one that fails does not keep the others from being done.
+
+        Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached, flagged ones first and
+        failed ones last, ``index.html`` shows the same where reports are wanted, and ``segment.json`` says what was
+        done with which weights and versions.
+
+        Args:
+            found: the studies.
+            reference: case to measurements of another source to compare with on the page over all studies, see
+                :func:`cardiac_cine.cohort_report.read_reference_csv`.
+        """
+        outcomes: list[Outcome] = []
+        interrupted = False
+        try:
+            for study in tqdm(found.studies, desc="segmenting", unit="study", disable=None):
+                outcomes.append(self._outcome(study))
+        except KeyboardInterrupt:
+            interrupted = True
+        run = Run(tuple(outcomes), found.studies[len(outcomes) :], found.problems, found.left_out, interrupted)
+        self._summarise(run, reference)
+        return run
+
+    def _summarise(self, run: "Run", reference: Mapping[str, Any] | None) -> None:
+        rows = [self._row(outcome) for outcome in run.outcomes]
+        rows.sort(key=lambda row: (row["status"] == FAILED, not row["quality_flags"], row["case"]))
+        write_table(rows, self.output_dir / TABLE)
+        if self.options.report:
+            cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
+        summary = {
+            "studies": [
+                {"case": o.name, "source": o.source, "status": o.status, "reasons": o.reasons} for o in run.outcomes
+            ],
+            "not_reached": [study.source for study in run.not_reached],
+            "problems": run.problems,
+            "left_out": run.left_out,
+            "options": vars(self.options),
+            **self.software,
+        }
+        write_json(summary, self.output_dir / SUMMARY)
+
+    def _outcome(self, study: Study) -> Outcome:
+        try:
+            fingerprint = self._fingerprint(study)
+            if not self.options.overwrite and self._is_finished(study.name, fingerprint):
+                return Outcome(study.name, study.source, SKIPPED)
+            self._process(study, fingerprint)
+        except InputError as error:
+            return Outcome(study.name, study.source, FAILED, error.problems)
+        except Exception as error:  # one study's failure, whatever it is, must not cost the others
+            logger.exception("%s failed", study.source)
+            reason = f"{study.source}: {type(error).__name__}: {error}"
+            return Outcome(study.name, study.source, FAILED, (reason,), unexpected=True)
+        return Outcome(study.name, study.source, DONE)
+
+    def _process(self, study: Study, fingerprint: dict[str, Any]) -> None:
+        cine = study.read()
+        masks = self.segmenter.segment_cine(cine)
+        replaced: tuple[tuple[int, int], ...] = ()
+        if self.options.stabilise:
+            masks, replaced = stabilise(masks)
+            for phase in sorted({phase for _, phase in replaced}):
+                masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
+        found = measure(
+            masks,
+            cine.affine,
+            times_ms=cine.times_ms,
+            rr_ms=cine.rr_ms,
+            patient=cine.patient,
+            ed_frame=_checked_frame("ed_frame", self.options.ed_frame, cine),
+            es_frame=_checked_frame("es_frame", self.options.es_frame, cine),
+        )
+        key_phases = (found.ed_frame, found.es_frame)
+        uncertainty = self.segmenter.agreement(cine, key_phases) if self.options.agreement else None
+        flags = quality_flags(masks, cine, found, uncertainty=uncertainty)
+        content = {
+            "case": cine.name,
+            "source": cine.source,
+            "patient": vars(cine.patient),
+            "about": cine.about,
+            "shape": cine.array.shape,
+            "spacing_mm": cine.spacing_mm,
+            "rr_ms": cine.rr_ms,
+            **found.to_dict(),
+            "lv_ef_category": ef_category(found.lv_ef_percent),
+            "agreement": uncertainty,
+            "stabilised": [{"slice": z, "phase": phase} for z, phase in replaced],
+            "quality_flags": [{"code": flag.code, "reason": flag.reason} for flag in flags],
+            "software": self.software,
+            "fingerprint": fingerprint,
+        }
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
+            self._write(cine, masks, found, flags, uncertainty, Path(staging))
+            write_json(content, Path(staging) / cine.name / MEASUREMENTS.format(case=cine.name))
+            _publish(Path(staging) / cine.name, self.output_dir / cine.name, MEASUREMENTS.format(case=cine.name))
+
+    def _write(
+        self,
+        cine: Cine,
+        masks: np.ndarray,
+        found: Measurements,
+        flags: Sequence[Any],
+        uncertainty: Mapping[str, float] | None,
+        staging: Path,
+    ) -> None:
+        is_cine = cine.phases > 1
+        step_ms = cine.rr_ms / cine.phases
+        write_mask(masks if is_cine else masks[..., 0], cine.affine, staging, cine.name, time_step_ms=step_ms)
+        folder = staging / cine.name
+        if self.options.report and is_cine:
+            path = folder / REPORT.format(case=cine.name)
+            study_report.write_report(cine, masks, found, flags, self.software, path, uncertainty=uncertainty)
+        if self.options.dicom:
+            software = Software(model=self.model)
+            names = {found.ed_frame: "end-diastole", found.es_frame: "end-systole"}
+            phases = {phase: names.get(phase, f"phase {phase + 1}") for phase in range(cine.phases)}
+            seg = write_seg(cine, masks, folder / DICOM_SEG.format(case=cine.name), phases=phases, software=software)
+            write_sr(cine, found, flags, folder / DICOM_SR.format(case=cine.name), seg=seg, software=software)
+
+    def _fingerprint(self, study: Study) -> dict[str, Any]:
+        """Return what a finished study's results depend on."""
+        stats = [path.stat() for path in study.files]
+        return {
+            "files": len(stats),
+            "bytes": sum(stat.st_size for stat in stats),
+            "modified_ns": max((stat.st_mtime_ns for stat in stats), default=0),
+            "weights_sha256": self.model,
+            "version": versions()["cardiac_cine"],
+            "options": {key: value for key, value in vars(self.options).items() if key != "overwrite"},
+        }
+
+    def _is_finished(self, case: str, fingerprint: Mapping[str, Any]) -> bool:
+        content = self._read(case)
+        return content is not None and content.get("fingerprint") == fingerprint
+
+    def _read(self, case: str) -> dict[str, Any] | None:
+        path = self.output_dir / case / MEASUREMENTS.format(case=case)
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        row: dict[str, Any] = {"case": outcome.name, "source": str(outcome.source), "quality_flags": []}
+        if outcome.status == FAILED:
+            return {**row, "status": FAILED, "reasons": list(outcome.reasons)}
+        report = Path(outcome.name) / REPORT.format(case=outcome.name)
+        link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
+        return {**row, **(self._read(outcome.name) or {}), **link, "status": DONE, "reasons": []}
+
+
+def _checked_frame(name: str, frame: int | None, cine: Cine) -> int | None:
+    if frame is not None and not 0 <= frame < cine.phases:
+        raise InputError(f"{cine.source}: {name} is {frame}, expected 0 to {cine.phases - 1}")
+    return frame
+
+
+def _publish(staged: Path, folder: Path, last: str) -> None:
+    """Move a study's results into place, after taking away the file that says an earlier run had finished it."""
+    folder.mkdir(exist_ok=True)
+    (folder / last).unlink(missing_ok=True)
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == last):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
