@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cardiac_cine.labels import LV, MYO, RV
 from cardiac_cine.anatomy import (
     CALIBRATED,
     NAIVE,
@@ -18,6 +17,7 @@ from cardiac_cine.anatomy import (
     slice_faults,
     slice_measures,
 )
+from cardiac_cine.labels import LV, MYO, RV
 
 # Rows are x and columns y. A pixel is 3 mm2; an edge between two rows is 2 mm long, one between two columns 1.5 mm.
 SPACING_MM = (1.5, 2.0)

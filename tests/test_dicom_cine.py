@@ -48,6 +48,11 @@ def path_of(paths, z, t):
     return paths[z * ARRAY.shape[3] + t]
 
 
+def level_of(z):
+    """Where a slice lies along the normal, mm; pixels of 1.5 x 2 mm make a cross product of 3."""
+    return np.cross(AFFINE[:3, 0], AFFINE[:3, 1]) / 3 @ (AFFINE @ [0, 0, z, 1])[:3]
+
+
 def edit(path, change):
     ds = pydicom.dcmread(path)
     change(ds)
@@ -138,6 +143,7 @@ def test_unknown_of_the_patient_stays_unknown(tmp_path):
     assert "The height of 170 m (PatientSize) is not that of a person and is left out." in cine.remarks
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom doubts what it is told to write
 @pytest.mark.parametrize(
     ("age", "years"), [("042Y", 42), ("018M", 1.5), ("010W", 70 / 365.25), ("100D", 100 / 365.25), ("old", math.nan)]
 )
@@ -326,7 +332,11 @@ def test_the_latest_complete_take_of_a_slice_counts(tmp_path):
     expected = ARRAY.copy()
     expected[:, :, 2] = 4095 - ARRAY[:, :, 2]
     assert np.array_equal(cine.array, expected)
-    assert any("was taken 3 times; the latest complete one is used, series 8 'cine_sax'" in r for r in cine.remarks)
+    level = level_of(2)
+    assert cine.remarks[-1] == (
+        f"Slices were taken more than once, at {level:.1f} mm along the normal; the latest complete take of each is "
+        "used, from series 8 'cine_sax'."
+    )
 
 
 def test_takes_within_a_series_go_by_acquisition_number(tmp_path):
@@ -337,7 +347,8 @@ def test_takes_within_a_series_go_by_acquisition_number(tmp_path):
         edit(path, lambda ds: [setattr(ds, k, v) for k, v in uids_of(STUDY).items()])
     cine = only(scan(tmp_path)).read()
     assert np.array_equal(cine.array, 4095 - ARRAY)
-    assert sum("was taken 2 times" in remark for remark in cine.remarks) == 5
+    levels = ", ".join(f"{level_of(z):.1f}" for z in range(5))
+    assert any(f"taken more than once, at {levels} mm" in remark for remark in cine.remarks)
 
 
 def uids_of(study):
@@ -358,6 +369,15 @@ def test_copies_of_files_count_once(tmp_path):
     assert any(remark.startswith("3 files are copies of others") for remark in cine.remarks)
 
 
+def test_one_uid_for_two_images_is_refused(tmp_path):
+    paths = add(tmp_path)
+    uid = pydicom.dcmread(paths[0]).SOPInstanceUID
+    edit(paths[1], lambda ds: setattr(ds, "SOPInstanceUID", uid))
+    found = scan(tmp_path)
+    assert not found.stacks
+    assert found.problems[0] == f"{paths[1]}: has the SOPInstanceUID of {paths[0]} but shows another image"
+
+
 def test_two_images_for_one_place_are_refused(tmp_path):
     paths = add(tmp_path)
     edit(path_of(paths, 1, 2), lambda ds: setattr(ds, "TriggerTime", "200"))
@@ -368,12 +388,34 @@ def test_two_images_for_one_place_are_refused(tmp_path):
     assert "both show the slice at" in problem and "at the same trigger time" in problem
 
 
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"RescaleSlope": "0"}, "RescaleSlope and RescaleIntercept are 0 and 0"),
+        ({"BitsStored": 17}, "17 of 16 bits for a pixel, expected up to as many of 8, 16, 32"),
+    ],
+)
+def test_headers_that_give_no_values_are_refused(tmp_path, attributes, message):
+    add(tmp_path, series=replace(CINE, attributes=attributes))
+    found = scan(tmp_path)
+    assert not found.stacks
+    assert all(message in problem for problem in found.problems)
+
+
+def test_a_time_that_is_missing_once_is_told_from_no_times_at_all(tmp_path):
+    paths = add(tmp_path)
+    edit(paths[5], lambda ds: delattr(ds, "TriggerTime"))
+    cine = only(scan(tmp_path)).read()
+    assert np.array_equal(cine.array, ARRAY)
+    assert cine.times_ms is None
+    assert any("do not give every phase a time of its own after the R wave" in remark for remark in cine.remarks)
+
+
 def test_a_missing_phase_is_refused(tmp_path):
     paths = add(tmp_path)
     path_of(paths, 3, 1).unlink()
     (problem,) = scan(tmp_path).problems
-    level = np.cross(AFFINE[:3, 0], AFFINE[:3, 1]) / 3 @ (AFFINE @ [0, 0, 3, 1])[:3]
-    assert f"the slice at {level:.1f} mm (series 5 'cine_sax'): 3 phases, expected 4" in problem
+    assert f"the slice at {level_of(3):.1f} mm (series 5 'cine_sax'): 3 phases, expected 4" in problem
 
 
 def test_a_missing_slice_is_refused(tmp_path):
@@ -467,6 +509,7 @@ def test_mixed_patients_are_refused_and_other_studies_go_on(tmp_path):
     assert "one StudyInstanceUID, but PatientID is 'P1', 'P2'; expected one patient" in problem
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom doubts what it is told to write
 def test_names_are_unique_and_safe(tmp_path):
     studies = [
         Study(seed=1, patient_id="P1", study_date="20240101"),
@@ -477,7 +520,9 @@ def test_names_are_unique_and_safe(tmp_path):
         Study(seed=6, patient_id="Ä" * 3 + "b" * 100),
     ]
     for study in studies:
-        add(tmp_path / f"study {study.seed}", study=study)
+        add(
+            tmp_path / f"study {study.seed}", ARRAY[:, :, :3, :2], series=replace(CINE, times_ms=TIMES[:2]), study=study
+        )
     names = [stack.name for stack in scan(tmp_path).stacks]
     assert names == ["P1_20240101", "P1_20250101", "p1_20250101_2", "etc_x", "series005", "b" * 64]
 

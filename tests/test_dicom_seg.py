@@ -250,6 +250,7 @@ def test_slices_in_another_order_than_the_affine_are_refused(cine, order, tmp_pa
     ("keyword", "value", "message"),
     [
         ("FrameOfReferenceUID", "", r"a\.dcm: FrameOfReferenceUID is missing, expected one for all slices"),
+        ("FrameOfReferenceUID", "1.2.3", r"FrameOfReferenceUID is .*, expected one for all slices"),
         ("Columns", 81, r"a\.dcm: 81 x 96 pixels, expected 80 x 96"),
     ],
 )

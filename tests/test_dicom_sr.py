@@ -229,8 +229,10 @@ def test_groups_name_the_images_they_come_from(cine, report_path, group, phases)
 def test_groups_name_the_frames_of_a_multi_frame_image(enhanced, tmp_path):
     write_sr(enhanced, FULL, [], tmp_path / "a.dcm")
     [image] = items(groups_of(tmp_path / "a.dcm")["Left ventricular myocardium, end-systole"], "IMAGE")
-    expected = [row[2].frame_number for row in enhanced.instances]
-    assert list(image.ReferencedSOPSequence[0].ReferencedFrameNumber) == expected
+    expected = {row[2].frame_number for row in enhanced.instances}
+    found = [int(number) for number in image.ReferencedSOPSequence[0].ReferencedFrameNumber]
+    assert len(found) == len(expected) == len(enhanced.instances)
+    assert set(found) == expected
 
 
 def test_groups_name_the_segmentations_they_come_from(cine, tmp_path):

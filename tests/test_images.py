@@ -133,7 +133,10 @@ BAD_FILES = {
     "5D": (with_array(np.ones((4, 4, 3, 1, 2))), r"a 5D image of shape \(4, 4, 3, 1, 2\); expected one 3D frame"),
     "complex": (with_array(heart(), dtype=np.complex64), "voxels of type complex64, expected real numbers"),
     "colours": (with_array(np.ones((96, 80, 6)), dtype=COLOURS), "voxels of type .*, expected real numbers"),
-    "one slice": (with_array(heart((96, 80, 1))), r"number of slices \(third axis\) is 1, expected a stack of 2 to 100"),
+    "one slice": (
+        with_array(heart((96, 80, 1))),
+        r"number of slices \(third axis\) is 1, expected a stack of 2 to 100",
+    ),
     "too many slices": (with_array(np.ones((50, 50, 101))), r"number of slices \(third axis\) is 101"),
     "too many pixels": (with_array(np.ones((1025, 50, 2))), "1025 x 50 pixels, expected at most 1024"),
     "slices first": (with_array(np.moveaxis(heart(), 2, 0)), "a field of view of 10 x 125 mm, expected at least 64 mm"),

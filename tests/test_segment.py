@@ -173,54 +173,100 @@ def test_weights_are_loaded(tmp_path, wrap):
     torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
 
 
+OVERVIEW = {"segment.json", "measurements.csv", "index.html"}
+
+
+def results(*cases):
+    return OVERVIEW | {f"{case}/{case}_{end}" for case in cases for end in ("seg.nii.gz", "measurements.json")}
+
+
+def statuses(folder):
+    return {item["case"]: item["status"] for item in summary(folder)["studies"]}
+
+
 def test_folder_is_segmented(script, bundle, tmp_path, capsys):
     frames = write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "patient001_4d.nii.gz").unlink()  # too small to be one
     assert script(tmp_path / "data", "--output_dir", tmp_path / "out") == 0
-    assert files(tmp_path / "out") == {f"{name}/{name}_seg.nii.gz" for name in frames} | {"segment.json"}
+    assert files(tmp_path / "out") == results(*frames)
     result = summary(tmp_path / "out")
-    assert {Path(item["frame"]) for item in result["done"]} == set(frames.values())
-    assert all(Path(item["mask"]).is_file() for item in result["done"])
-    assert result["skipped"] == result["not_reached"] == []
+    assert statuses(tmp_path / "out") == dict.fromkeys(frames, "done")
+    assert result["problems"] == result["not_reached"] == []
     weights = (bundle / "models" / "model.pt").read_bytes()
-    assert result["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert result["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert result["versions"]["monai"] == version("monai")
-    assert "3 of 3 frames segmented" in capsys.readouterr().out
+    assert "3 of 3 studies segmented" in capsys.readouterr().out
+
+
+def test_finished_studies_are_skipped_until_something_changes(script, tmp_path, capsys):
+    for name in "ab":
+        write_stack(tmp_path / "data" / f"{name}.nii.gz")
+    arguments = (tmp_path / "data", "--output_dir", tmp_path / "out")
+    assert script(*arguments) == 0
+    (tmp_path / "out" / "b" / "b_measurements.json").unlink()
+    assert script(*arguments) == 0
+    assert statuses(tmp_path / "out") == {"a": "skipped", "b": "done"}
+    assert "1 of 2 studies segmented" in capsys.readouterr().out
+    assert files(tmp_path / "out") == results("a", "b")
+    table = (tmp_path / "out" / "measurements.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table] == ["case", "a", "b"]
+    assert script(*arguments, "--overwrite") == 0
+    assert statuses(tmp_path / "out") == {"a": "done", "b": "done"}
+    write_stack(tmp_path / "data" / "a.nii.gz", heart((96, 80, 7)))
+    assert script(*arguments) == 0
+    assert statuses(tmp_path / "out") == {"a": "done", "b": "skipped"}
 
 
 def test_bad_files_are_listed_and_do_not_stop_the_rest(script, tmp_path, capsys):
     frames = write_dataset(tmp_path / "data")
-    write_stack(tmp_path / "data" / "cine.nii.gz", np.stack([heart()] * 2, -1))
     (tmp_path / "data" / "broken.nii.gz").write_bytes((frames["oblique"]).read_bytes()[:999])
     assert script(tmp_path / "data", "--output_dir", tmp_path / "out") == 1
-    assert files(tmp_path / "out") == {f"{name}/{name}_seg.nii.gz" for name in frames} | {"segment.json"}
-    reasons = {Path(item["frame"]).name: item["reasons"] for item in summary(tmp_path / "out")["skipped"]}
-    assert reasons.keys() == {"cine.nii.gz", "broken.nii.gz"}
+    assert files(tmp_path / "out") == results(*frames)
+    assert statuses(tmp_path / "out") == {
+        **dict.fromkeys(frames, "done"),
+        "broken": "failed",
+        "patient001_4d": "failed",
+    }
     printed = capsys.readouterr()
-    assert "3 of 5 frames segmented" in printed.out
-    assert "a cine; expected one 3D frame" in printed.err and "truncated or corrupted" in printed.err
+    assert "3 of 5 studies segmented" in printed.out and "2 failed" in printed.out
+    assert "a 2D image" in printed.err and "truncated or corrupted" in printed.err
+    rows = (tmp_path / "out" / "measurements.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[-2:]] == ["failed", "failed"]
 
 
-def as_dicom_folder(folder):
+def test_a_cine_gets_a_4d_mask_and_a_report(script, tmp_path):
+    cine = np.stack([heart()] * 3, -1)
+    write_stack(tmp_path / "a_4d.nii.gz", cine)
+    assert script(tmp_path / "a_4d.nii.gz", "--output_dir", tmp_path / "out", "--ed_frame", 2) == 0
+    assert files(tmp_path / "out") == results("a_4d") | {"a_4d/a_4d_report.html"}
+    mask = nib.load(tmp_path / "out" / "a_4d" / "a_4d_seg.nii.gz")
+    assert mask.shape == cine.shape
+    assert json.loads((tmp_path / "out" / "a_4d" / "a_4d_measurements.json").read_text())["ed_frame"] == 2
+    assert "a_4d/a_4d_report.html" in (tmp_path / "out" / "index.html").read_text()
+    arguments = (tmp_path / "a_4d.nii.gz", "--output_dir", tmp_path / "out2", "--noreport")
+    assert script(*arguments) == 0
+    assert files(tmp_path / "out2") == results("a_4d") - {"index.html"}
+    assert script(*arguments[:2], tmp_path / "out3", "--ed_frame", 3) == 1
+
+
+def as_broken_dicom(folder):
     (folder / "IM0001.dcm").write_bytes(b"\0" * 128 + b"DICM")
     return folder
-
-
-def as_cine(folder):
-    return write_stack(folder / "a_4d.nii.gz", np.stack([heart()] * 2, -1))
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (as_dicom_folder, "only 3D NIfTI frames (.nii, .nii.gz) are supported"),
-        (lambda folder: as_dicom_folder(folder) / "IM0001.dcm", "not named as NIfTI, expected one 3D NIfTI frame"),
-        (as_cine, "a 4D image of shape (96, 80, 6, 2), a cine; expected one 3D frame"),
-        (lambda folder: folder / "nowhere", "no such file, expected one 3D NIfTI frame"),
+        (as_broken_dicom, "nothing to segment, expected image files"),
+        (lambda folder: as_broken_dicom(folder) / "IM0001.dcm", "nothing to segment, expected image files"),
+        (lambda folder: folder, "nothing to segment, expected image files"),
+        (lambda folder: folder / "nowhere", "no such file or folder"),
     ],
 )
 def test_unusable_input_is_wrong_input(script, tmp_path, capsys, write, message):
     assert script(write(tmp_path), "--output_dir", tmp_path / "out") == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_unusable_weights_and_output_are_wrong_input(script, tmp_path, capsys):
@@ -244,12 +290,17 @@ def test_failure_midway_leaves_whole_results_and_a_summary(script, tmp_path, mon
 
     monkeypatch.setattr(images.nib, "save", fail_at_b)
     assert script(tmp_path / "data", "--output_dir", tmp_path / "out") == 2
-    assert files(tmp_path / "out") == {"a/a_seg.nii.gz", "segment.json"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "segment.json"]
     result = summary(tmp_path / "out")
-    assert [Path(item["frame"]).name for item in result["done"]] == ["a.nii.gz"]
-    assert [Path(path).name for path in result["not_reached"]] == ["b.nii.gz", "c.nii.gz"]
-    assert ("interrupted" if isinstance(error, KeyboardInterrupt) else "disk full") in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    if isinstance(error, KeyboardInterrupt):
+        assert files(tmp_path / "out") == results("a")
+        assert [Path(path).name for path in result["not_reached"]] == ["b.nii.gz", "c.nii.gz"]
+        assert "interrupted" in printed
+    else:
+        assert files(tmp_path / "out") == results("a", "c")
+        assert statuses(tmp_path / "out") == {"a": "done", "b": "failed", "c": "done"}
+        assert "b.nii.gz: OSError: disk full" in printed
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
 def test_failure_before_the_first_frame(script, tmp_path, monkeypatch, capsys):
@@ -271,14 +322,14 @@ def test_names_stay_text(script, tmp_path, monkeypatch):
     write_stack(tmp_path / "2024_01" / "a.nii.gz")
     monkeypatch.chdir(tmp_path)
     assert script("2024_01", "--output_dir=1e3") == 0
-    assert files(tmp_path / "1e3") == {"a/a_seg.nii.gz", "segment.json"}
+    assert files(tmp_path / "1e3") == results("a")
 
 
 def test_script_runs_from_another_directory(bundle, tmp_path):
     write_stack(tmp_path / "a.nii.gz")
     command = [sys.executable, SCRIPT, "a.nii.gz", "--output_dir", "out", "--bundle_root", bundle, "--device", "cpu"]
     subprocess.run(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
-    assert files(tmp_path / "out") == {"a/a_seg.nii.gz", "segment.json"}
+    assert files(tmp_path / "out") == results("a")
 
 
 def test_help_is_fast_and_complete():

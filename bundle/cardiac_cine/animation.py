@@ -18,9 +18,7 @@ MAX_BYTES = 1_400_000
 _QUALITIES = (80, 65, 50, 30)
 
 
-def animate(
-    array: np.ndarray, masks: np.ndarray, view: View, slices: Sequence[int], cycle_ms: float, *, outlines: bool = True
-) -> bytes:
+def animate(array: np.ndarray, masks: np.ndarray, view: View, slices: Sequence[int], cycle_ms: float) -> bytes:
     """Draw the cycle of some slices, side by side, looping without end.
 
     Args:
@@ -29,19 +27,17 @@ def animate(
         view: what is shown of every slice.
         slices: indices along z, from left to right.
         cycle_ms: length of the loop.
-        outlines: draw the borders of the structures.
 
     Returns:
-        An animated WebP of one frame per phase; a still one for a single phase. At most 1.4 MB unless the cycle is
-        exceptionally long.
+        An animated WebP of one frame per phase, equal neighbours joined; a still one for a single phase. At most 1.4 MB
+        unless the cycle is exceptionally long.
 
     Raises:
         ValueError: no slices.
     """
     if not slices:
         raise ValueError("slices must name at least one slice to show, got none")
-    frames = [_side_by_side(array, masks, view, slices, phase, outlines) for phase in range(array.shape[3])]
-    # WebP joins equal neighbours, so the duration goes with every frame.
+    frames = [_side_by_side(array, masks, view, slices, phase) for phase in range(array.shape[3])]
     duration = round(cycle_ms / len(frames))
     encoded = b""
     for quality in _QUALITIES:
@@ -51,9 +47,7 @@ def animate(
     return encoded
 
 
-def still(
-    array: np.ndarray, masks: np.ndarray, view: View, slices: Sequence[int], phase: int, *, outlines: bool = True
-) -> bytes:
+def still(array: np.ndarray, masks: np.ndarray, view: View, slices: Sequence[int], phase: int) -> bytes:
     """Draw one phase as :func:`animate` does, for readers who want nothing to move.
 
     Args:
@@ -62,12 +56,11 @@ def still(
         view: what is shown of every slice.
         slices: indices along z, from left to right.
         phase: index along t.
-        outlines: draw the borders of the structures.
 
     Returns:
         A WebP of the animation's size in pixels.
     """
-    return animate(array[..., [phase]], masks[..., [phase]], view, slices, 0.0, outlines=outlines)
+    return animate(array[..., [phase]], masks[..., [phase]], view, slices, 0.0)
 
 
 def _encode(frames: Sequence[Image.Image], duration: int, quality: int) -> bytes:
@@ -81,10 +74,8 @@ def _encode(frames: Sequence[Image.Image], duration: int, quality: int) -> bytes
     return file.getvalue()
 
 
-def _side_by_side(
-    array: np.ndarray, masks: np.ndarray, view: View, slices: Sequence[int], phase: int, outlines: bool
-) -> Image.Image:
-    tiles = [_tile(array[:, :, z, phase], masks[:, :, z, phase], view, outlines) for z in slices]
+def _side_by_side(array: np.ndarray, masks: np.ndarray, view: View, slices: Sequence[int], phase: int) -> Image.Image:
+    tiles = [_tile(array[:, :, z, phase], masks[:, :, z, phase], view) for z in slices]
     width, height = tiles[0].size
     sheet = Image.new("RGB", (len(tiles) * (width + _GAP_PX) - _GAP_PX, height), "white")
     for index, tile in enumerate(tiles):
@@ -92,18 +83,17 @@ def _side_by_side(
     return sheet
 
 
-def _tile(plane: np.ndarray, labels: np.ndarray, view: View, outlines: bool) -> Image.Image:
+def _tile(plane: np.ndarray, labels: np.ndarray, view: View) -> Image.Image:
     width_mm, height_mm = view.size_mm
     size = (_TILE_PX, max(1, round(_TILE_PX * height_mm / width_mm)))
     fine = (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING)
     image = Image.fromarray(view.grey(plane)).resize(fine, Image.Resampling.BICUBIC).convert("RGB")
-    if outlines:
-        draw = ImageDraw.Draw(image)
-        width = round(_LINE_PX * _OVERSAMPLING)
-        lines = view.outlines(labels)
-        for outline in OUTLINES:
-            for line in lines[outline.key]:
-                _draw_line(draw, line * (fine[0] / width_mm), outline.on_image, width, outline.dashes)
+    draw = ImageDraw.Draw(image)
+    width = round(_LINE_PX * _OVERSAMPLING)
+    lines = view.outlines(labels)
+    for outline in OUTLINES:
+        for line in lines[outline.key]:
+            _draw_line(draw, line * (fine[0] / width_mm), outline.on_image, width, outline.dashes)
     return image.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -18,11 +18,9 @@ from markupsafe import Markup
 
 from cardiac_cine import report_figures
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import write_text
-from cardiac_cine.montage import data_uri
+from cardiac_cine.pages import svg_uri, write_page
 from cardiac_cine.quantities import MISSING, QUANTITIES, Quantity
 from cardiac_cine.statistics import method_agreement, summarise
-from cardiac_cine.study_report import environment
 
 _COLUMNS = (
     "lv_ef_percent",
@@ -119,7 +117,7 @@ def write_cohort(
         key=lambda study: (-len(study["quality_flags"]), study["case"]),
     )
     failed = sorted((study for study in studies if study["status"] != "done"), key=lambda study: study["case"])
-    script = Path(__file__).with_name("templates").joinpath("sort.js").read_text()
+    script = Path(__file__).with_name("templates").joinpath("sort.js").read_text(encoding="utf-8")
     content = {
         "counts": _counts(studies, done),
         "failed": failed,
@@ -128,12 +126,11 @@ def write_cohort(
         "histograms": _histograms(done),
         "summary": [_summary_row(QUANTITIES[key], _values(done, key)) for key in _COLUMNS],
         "agreement": None if reference is None else _agreement(done, reference),
-        "created": (created or datetime.now().astimezone()).isoformat(" ", "minutes"),
         "script": Markup(script),
         # Only the script with this hash may run, see Content Security Policy Level 3.
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    write_text(environment().get_template("cohort.html.jinja").render(content), path)
+    write_page("cohort.html.jinja", content, path, created)
 
 
 def _check_reference(reference: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> None:
@@ -193,7 +190,7 @@ def _histograms(done: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             svg = report_figures.histogram(values, flagged, quantity.heading)
             spread = f"mean {quantity.text(found.mean)}, SD {quantity.text(found.sd)}"
             alt = f"{quantity.short} in {found.n} studies: {spread}."
-            figures.append({"src": data_uri("image/svg+xml", svg.encode()), "alt": alt})
+            figures.append({"src": svg_uri(svg), "alt": alt})
     return figures
 
 
@@ -232,6 +229,6 @@ def _agreement(done: Sequence[Mapping[str, Any]], reference: Mapping[str, Mappin
         }
         if found.n > 1:
             svg = report_figures.bland_altman(values, expected, quantity.heading)
-            row["src"] = data_uri("image/svg+xml", svg.encode())
+            row["src"] = svg_uri(svg)
         rows.append(row)
     return rows

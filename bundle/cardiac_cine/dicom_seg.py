@@ -23,12 +23,11 @@ from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, Se
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
-from pydicom.uid import MRImageStorage
-from pydicom.valuerep import format_number_as_ds
 
 from cardiac_cine import files
 from cardiac_cine.cine import Cine, Instance
 from cardiac_cine.dicom_output import UTF_8, Software, check_sources, read_header
+from cardiac_cine.dicom_planes import classic_planes
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, MYO, RV, STRUCTURES, check_mask
 
@@ -36,10 +35,8 @@ from cardiac_cine.labels import LV, MYO, RV, STRUCTURES, check_mask
 PROPERTY_TYPES = {RV: codes.SCT.RightVentricle, MYO: codes.SCT.LeftVentricleMyocardium, LV: codes.SCT.LeftVentricle}
 # Beyond what scanners use for their own series, one for each phase.
 SERIES_NUMBER = 9100
-# The affine is the mean grid of slices that may be a little off it; a stack upside down is off by more.
-_MAX_OFF_SLICES = 0.5
-_MULTI_FRAME = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
-_RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
+# What DICOM allows a description.
+_MAX_TEXT = 64
 
 
 def write_seg(
@@ -74,7 +71,7 @@ def write_seg(
     check_mask(masks, 4, "masks")
     if masks.shape != cine.array.shape:
         raise ValueError(f"masks must have the cine's shape {cine.array.shape}, got {masks.shape}")
-    chosen = list(range(cine.phases) if phases is None else phases)
+    chosen = list(range(cine.phases) if phases is None else dict.fromkeys(phases))
     if not chosen or not set(chosen) <= set(range(cine.phases)):
         raise ValueError(f"phases must be from 0 to {cine.phases - 1}, got {chosen}")
     names = phases if isinstance(phases, Mapping) else {}
@@ -83,29 +80,19 @@ def write_seg(
     written: dict[int, Path] = {}
     headers: dict[Path, Dataset] = {}
     for phase in chosen:
-        instances = [row[phase] for row in cine.instances]
         # A multi-frame file serves all phases; of classic ones, only one phase's headers are held.
+        instances = [row[phase] for row in cine.instances]
         paths = {instance.path for instance in instances}
         headers = {path: headers[path] if path in headers else read_header(path) for path in paths}
-        planes = _planes(cine, instances, headers)
-        segmentation = hd.seg.Segmentation(
-            source_images=planes,
-            pixel_array=np.ascontiguousarray(masks[..., phase].T.astype(np.uint8)),  # (z, rows, columns)
-            segmentation_type=SegmentationTypeValues.BINARY,
-            segment_descriptions=segments,
-            series_instance_uid=hd.UID(),
-            series_number=SERIES_NUMBER + phase + 1,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer=software.manufacturer,
-            manufacturer_model_name=software.name,
-            software_versions=software.version,
-            device_serial_number=software.serial_number,
-            specific_character_set=UTF_8,
-            content_label="CINE_SEG",
-            content_description=_description(cine, phase, names.get(phase, "")),
-            series_description=_description(cine, phase, names.get(phase, "")),
-            omit_empty_frames=False,
+        planes = classic_planes(cine, instances, headers)
+        name = f"{names[phase]}, " if names.get(phase) else ""
+        segmentation = _segmentation(
+            planes,
+            masks[..., phase],
+            segments,
+            software,
+            number=phase + 1,
+            description=f"Cine segmentation, {name}phase {phase + 1} of {cine.phases}"[:_MAX_TEXT],
         )
         _refer_to(segmentation, {plane.SOPInstanceUID: i for plane, i in zip(planes, instances, strict=True)}, headers)
         written[phase] = folder / f"phase{phase + 1:02d}_seg.dcm"
@@ -159,6 +146,36 @@ def read_seg(path: Path, cine: Cine) -> dict[int, np.ndarray]:
     return masks
 
 
+def _segmentation(
+    planes: Sequence[Dataset],
+    mask: np.ndarray,
+    segments: Sequence[SegmentDescription],
+    software: Software,
+    *,
+    number: int,
+    description: str,
+) -> hd.seg.Segmentation:
+    return hd.seg.Segmentation(
+        source_images=planes,
+        pixel_array=np.ascontiguousarray(mask.T.astype(np.uint8)),  # (z, rows, columns)
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER + number,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=software.manufacturer,
+        manufacturer_model_name=software.name,
+        software_versions=software.version,
+        device_serial_number=software.serial_number,
+        specific_character_set=UTF_8,
+        content_label="CINE_SEG",
+        content_description=description,
+        series_description=description,
+        omit_empty_frames=False,
+    )
+
+
 def _segments(software: Software) -> list[SegmentDescription]:
     algorithm = hd.AlgorithmIdentificationSequence(
         name=software.name,
@@ -182,73 +199,6 @@ def _segments(software: Software) -> list[SegmentDescription]:
         )
         for structure in STRUCTURES
     ]
-
-
-def _description(cine: Cine, phase: int, name: str) -> str:
-    number = f"phase {phase + 1} of {cine.phases}"
-    return f"Cine segmentation, {name + ', ' if name else ''}{number}"[:64]
-
-
-def _planes(cine: Cine, instances: Sequence[Instance], headers: Mapping[Path, Dataset]) -> list[Dataset]:
-    """Return the slices of one phase as headers of classic images, each under a UID of its own.
-
-    highdicom takes one multi-frame image, and refuses those with several frames at one position.
-
-    Raises:
-        InputError: an image has other pixels than the cine, lies elsewhere, or has no frame of reference.
-    """
-    planes: list[Dataset] = []
-    problems = []
-    for z, instance in enumerate(instances):
-        header = headers[instance.path]
-        geometry = _geometry(header, instance, cine)
-        first = (planes or [geometry])[0]
-        # Scanners round each slice's orientation by itself, and may give each slice a series; highdicom wants one.
-        geometry.ImageOrientationPatient = first.ImageOrientationPatient
-        geometry.SeriesInstanceUID = first.get("SeriesInstanceUID", header.SeriesInstanceUID)
-        geometry.SOPClassUID = MRImageStorage
-        geometry.SOPInstanceUID = hd.UID()
-        plane = Dataset()
-        plane.update({element.tag: element for element in header if element.keyword not in _MULTI_FRAME})
-        plane.update(geometry)
-        planes.append(plane)
-        if (plane.Columns, plane.Rows) != cine.array.shape[:2]:
-            expected = " x ".join(map(str, cine.array.shape[:2]))
-            problems.append(f"{instance.path}: {plane.Columns} x {plane.Rows} pixels, expected {expected}")
-        frame_of_reference = plane.get("FrameOfReferenceUID")
-        if not frame_of_reference or frame_of_reference != planes[0].get("FrameOfReferenceUID"):
-            found = f"FrameOfReferenceUID is {frame_of_reference or 'missing'}"
-            problems.append(f"{instance.path}: {found}, expected one for all slices, which places a segmentation")
-        position = _RAS_FROM_LPS * np.array(plane.ImagePositionPatient, float)
-        off = np.linalg.norm(position - (cine.affine @ [0, 0, z, 1])[:3])
-        if off > _MAX_OFF_SLICES * cine.spacing_mm[2]:
-            problems.append(f"{instance.path}: lies {off:.1f} mm off slice {z + 1} of the cine's affine")
-    if problems:
-        raise InputError(problems)
-    return planes
-
-
-def _geometry(header: Dataset, instance: Instance, cine: Cine) -> Dataset:
-    """Return a slice's attributes of the Image Plane module."""
-    groups = [header] * 3
-    if instance.frame_number is not None:
-        names = ("PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence")
-        groups = [_group(header, instance.frame_number, name) for name in names]
-    measures, orientation, position = groups
-    geometry = Dataset()
-    geometry.PixelSpacing = measures.PixelSpacing
-    geometry.SpacingBetweenSlices = format_number_as_ds(cine.spacing_mm[2])
-    geometry.SliceThickness = measures.get("SliceThickness") or geometry.SpacingBetweenSlices
-    geometry.ImageOrientationPatient = orientation.ImageOrientationPatient
-    geometry.ImagePositionPatient = position.ImagePositionPatient
-    return geometry
-
-
-def _group(header: Dataset, frame_number: int, keyword: str) -> Dataset:
-    """Return a functional group of a frame: its own, or the one that all frames share."""
-    own = header.PerFrameFunctionalGroupsSequence[frame_number - 1]
-    groups = own if keyword in own else header.SharedFunctionalGroupsSequence[0]
-    return groups[keyword].value[0]
 
 
 def _refer_to(segmentation: Dataset, instances: Mapping[str, Instance], headers: Mapping[Path, Dataset]) -> None:

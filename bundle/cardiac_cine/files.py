@@ -29,7 +29,7 @@ def staged(path: Path) -> Iterator[Path]:
 def write_text(text: str, path: Path) -> None:
     """Write a text file, whole or not at all."""
     with staged(path) as target:
-        target.write_text(text)
+        target.write_text(text, encoding="utf-8")
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -1,6 +1,5 @@
 """All slices of a phase as inline SVG: the image as it was acquired, the masks' outlines as sharp lines above it."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from cardiac_cine.levels import base_is_first, slice_levels
+from cardiac_cine.pages import data_uri
 from cardiac_cine.views import OUTLINES, Outline, View
 
 # Levels of the slices that stand for base, middle and apex: the middles of three equal parts.
@@ -136,11 +136,6 @@ def _png(grey: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(grey).save(file, "PNG", optimize=True)
     return data_uri("image/png", file.getvalue())
-
-
-def data_uri(media_type: str, content: bytes) -> str:
-    """Return a file's content as a URI to put into a page."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _ever(masks: np.ndarray) -> np.ndarray:

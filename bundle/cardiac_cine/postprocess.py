@@ -5,6 +5,7 @@ candidate that passes with the fewest pixels changed: islands and holes are clea
 LV, contours are smoothed by opening or closing, and where nothing else will do, the slice loses its RV or all of it.
 """
 
+import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,13 +51,13 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     check_mask(mask, 3)
     mask = mask.astype(np.uint8)
     in_plane_mm = (float(spacing_mm[0]), float(spacing_mm[1]))
-    for last in range(_ROUNDS - 1, -1, -1):
+    for attempt in itertools.count():
         mask = largest_components(mask)
         failing = [z for z in range(mask.shape[2]) if slice_faults(mask[..., z], in_plane_mm)]
-        for z in failing:
-            mask[..., z] = repair_slice(mask[..., z], in_plane_mm) if last else BACKGROUND
         if not failing:
             break
+        for z in failing:
+            mask[..., z] = repair_slice(mask[..., z], in_plane_mm) if attempt < _ROUNDS else BACKGROUND
     return mask
 
 

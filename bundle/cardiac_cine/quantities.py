@@ -7,6 +7,14 @@ MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 
 
+def number(value: float | None, digits: int) -> str:
+    """Return a number as a report writes it: with a true minus, no minus before 0, a dash for NaN and None."""
+    if value is None or math.isnan(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    return text.replace("-", _MINUS) if float(text) else text.lstrip("-")
+
+
 @dataclass(frozen=True)
 class Quantity:
     """One scalar of the measurements.
@@ -32,15 +40,12 @@ class Quantity:
 
     def number(self, value: float | None) -> str:
         """Return the value as a report writes it, without its unit; a dash for NaN and None."""
-        if value is None or math.isnan(value):
-            return MISSING
-        text = f"{value:.{self.digits}f}"
-        return text.replace("-", _MINUS) if float(text) else text.lstrip("-")
+        return number(value, self.digits)
 
     def text(self, value: float | None) -> str:
         """Return the value with its unit; a dash for NaN and None."""
-        number = self.number(value)
-        return number if number == MISSING else f"{number}\N{NO-BREAK SPACE}{self.unit}"
+        text = self.number(value)
+        return text if text == MISSING else f"{text}\N{NO-BREAK SPACE}{self.unit}"
 
 
 def _ventricle(key: str) -> tuple[Quantity, ...]:

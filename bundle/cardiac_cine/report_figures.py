@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Wedge
 
 from cardiac_cine import plots
+from cardiac_cine.quantities import number
 from cardiac_cine.statistics import method_agreement
 from cardiac_cine.views import BY_KEY
 from cardiac_cine.wall import SEGMENTS
@@ -111,7 +112,7 @@ def bulls_eye(values: Sequence[float], title: str, unit: str, digits: int, scale
         look = {"facecolor": colours(part)} if known else {"facecolor": "#eceff2", "hatch": "////"}
         axes.add_patch(Wedge((0, 0), outer, start, end, width=outer - inner, edgecolor="white", linewidth=1.5, **look))
         axes.annotate(
-            _number(value, digits),
+            number(value, digits),
             _place((outer + inner) / 2, (start + end) / 2),
             ha="center",
             va="center",
@@ -197,10 +198,6 @@ def _segments() -> Iterator[tuple[float, float, float, float]]:
 def _place(radius: float, degrees: float) -> tuple[float, float]:
     angle = math.radians(degrees)
     return radius * math.cos(angle), radius * math.sin(angle)
-
-
-def _number(value: float, digits: int) -> str:
-    return "\N{EN DASH}" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _apart(ends: Sequence[float], gap: float) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
-"""One study's report as one HTML file: nothing to install, nothing fetched, the same on screen and on A4.
+"""One study's report as one HTML file: nothing to install, nothing fetched, for the screen and for A4.
 
-What is undefined is a dash with its reason. What comes from files is escaped by Jinja; the page's own policy forbids
-scripts and any access to a network.
+What is undefined is a dash with its reason. What comes from files is escaped; the page's own policy forbids scripts and
+any access to a network.
 """
 
 import math
@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cardiac_cine import animation, report_figures, study_table
 from cardiac_cine.cine import Cine
-from cardiac_cine.files import write_text
 from cardiac_cine.labels import STRUCTURES, check_mask
 from cardiac_cine.measurements import Measurements, ef_category
-from cardiac_cine.montage import base_is_known, data_uri, legend_line, montage, representative_slices
+from cardiac_cine.montage import base_is_known, legend_line, montage, representative_slices
+from cardiac_cine.pages import data_uri, svg_uri, write_page
 from cardiac_cine.quality import Flag
-from cardiac_cine.quantities import MISSING, QUANTITIES
+from cardiac_cine.quantities import MISSING, QUANTITIES, number
 from cardiac_cine.reference_ranges import CAVITY, RANGES, ranges_for
 from cardiac_cine.views import OUTLINES, heart_view
 
@@ -35,17 +34,6 @@ _SEX = {"M": "male", "F": "female", "": "unknown"}
 _ROW_OF_TILES = 6
 # Where the files do not say how long a beat takes: 60 beats a minute.
 _CYCLE_MS = 1000.0
-
-
-def environment() -> Environment:
-    """Return the environment that renders the templates: everything is escaped, nothing missing passes for empty."""
-    return Environment(
-        loader=PackageLoader("cardiac_cine"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def write_report(
@@ -78,7 +66,6 @@ def write_report(
     check_mask(masks, 4, "masks")
     if masks.shape != cine.array.shape:
         raise ValueError(f"masks must have the cine's shape {cine.array.shape}, got {masks.shape}")
-    moment = (created or datetime.now().astimezone()).isoformat(" ", "minutes")
     content = {
         "case": cine.name,
         "flags": flags,
@@ -86,13 +73,12 @@ def write_report(
         "identity": _identity(cine, measurements),
         "agreement": _agreement(uncertainty or {}),
         "software": [*((_name(k), v) for k, v in cine.about.items() if k.endswith("_uid")), *_flat(software)],
-        "created": moment,
         **_numbers(cine, measurements),
         **_curves(measurements),
         **_pictures(cine, masks, measurements),
         **_wall(measurements),
     }
-    write_text(environment().get_template("study.html.jinja").render(content), path)
+    write_page("study.html.jinja", content, path, created)
 
 
 def _identity(cine: Cine, measurements: Measurements) -> list[tuple[str, str]]:
@@ -126,7 +112,7 @@ def _known(key: str, measurements: Measurements) -> str:
 
 def _agreement(uncertainty: Mapping[str, float]) -> str:
     found = [(s.key.upper(), uncertainty[s.key]) for s in reversed(STRUCTURES) if s.key in uncertainty]
-    return ", ".join(f"{key} {MISSING if math.isnan(dice) else f'{dice:.2f}'}" for key, dice in found)
+    return ", ".join(f"{key} {number(dice, 2)}" for key, dice in found)
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -167,7 +153,7 @@ def _curves(measurements: Measurements) -> dict[str, Any]:
         f"{QUANTITIES[f'{key}_esv_ml'].text(getattr(measurements, f'{key}_esv_ml'))} at end-systole"
         for key, side in (("lv", "Left ventricular"), ("rv", "right ventricular"))
     )
-    return {"curves": _svg_uri(svg), "curves_alt": f"Volumes over the cardiac cycle. {alt}."}
+    return {"curves": svg_uri(svg), "curves_alt": f"Volumes over the cardiac cycle. {alt}."}
 
 
 def _pictures(cine: Cine, masks: np.ndarray, measurements: Measurements) -> dict[str, Any]:
@@ -227,20 +213,14 @@ def _wall(measurements: Measurements) -> dict[str, Any]:
     return {
         "eyes": [
             {
-                "src": _svg_uri(report_figures.bulls_eye(values, title, unit, digits, scale)),
+                "src": svg_uri(report_figures.bulls_eye(values, title, unit, digits, scale)),
                 "alt": f"{title}: {_span(values, unit)}",
             }
             for title, values, unit, digits, scale in eyes
         ],
         "segments": [
-            (
-                f"{number} {name}",
-                *(
-                    MISSING if math.isnan(value) else f"{value:.{digits}f}"
-                    for value, digits in zip(row, (1, 1, 0), strict=True)
-                ),
-            )
-            for number, (name, *row) in enumerate(zip(names, *columns, strict=True), 1)
+            (f"{segment} {name}", number(ed_mm, 1), number(es_mm, 1), number(percent, 0))
+            for segment, (name, ed_mm, es_mm, percent) in enumerate(zip(names, *columns, strict=True), 1)
         ],
     }
 
@@ -249,9 +229,5 @@ def _span(values: Sequence[float], unit: str) -> str:
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return "not measurable in any segment."
-    span = f"{min(known):.0f} to {max(known):.0f} {unit}"
+    span = f"{number(min(known), 0)} to {number(max(known), 0)} {unit}"
     return f"{span} in {len(known)} of {len(values)} segments; the numbers are in the table below."
-
-
-def _svg_uri(svg: str) -> str:
-    return data_uri("image/svg+xml", svg.encode())

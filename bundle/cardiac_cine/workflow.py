@@ -204,12 +204,7 @@ class Workflow:
 
     def _process(self, study: Study, fingerprint: dict[str, Any]) -> None:
         cine = study.read()
-        masks = self.segmenter.segment_cine(cine)
-        replaced: tuple[tuple[int, int], ...] = ()
-        if self.options.stabilise:
-            masks, replaced = stabilise(masks)
-            for phase in sorted({phase for _, phase in replaced}):
-                masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
+        masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
         found = measure(
             masks,
             cine.affine,
@@ -298,6 +293,28 @@ class Workflow:
         report = Path(outcome.name) / REPORT.format(case=outcome.name)
         link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
         return {**row, **(self._read(outcome.name) or {}), **link, "status": DONE, "reasons": []}
+
+
+def segment_study(
+    segmenter: Segmenter, cine: Cine, *, steady: bool = True
+) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
+    """Segment all phases of a cine and let them agree with each other.
+
+    Args:
+        segmenter: makes the masks.
+        cine: the cine.
+        steady: replace slices that jump out and back within one phase.
+
+    Returns:
+        Masks, uint8 label ids (x, y, z, t), and the (slice, phase) pairs that were replaced.
+    """
+    masks = segmenter.segment_cine(cine)
+    replaced: tuple[tuple[int, int], ...] = ()
+    if steady:
+        masks, replaced = stabilise(masks)
+        for phase in sorted({phase for _, phase in replaced}):
+            masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
+    return masks, replaced
 
 
 def _checked_frame(name: str, frame: int | None, cine: Cine) -> int | None:

@@ -1,12 +1,12 @@
 """Values of DICOM attributes in the units used here, missing ones as "" or NaN.
 
-Attributes come as plain dictionaries by keyword, which answer a lookup many times faster than pydicom's Dataset. An image
-may say one thing in several places, a frame's functional groups above all, so lookups take several such sources and
+Attributes come as plain dictionaries by keyword, which answer a lookup many times faster than pydicom's Dataset. An
+image may say one thing in several places, a frame's functional groups above all: where a lookup takes several sources
 the first that has a value wins.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,79 +20,24 @@ Attributes = Mapping[str, Any]
 # Heights are in metres; beyond these limits the file means another unit or nothing at all.
 _HEIGHT_M, _WEIGHT_KG = (0.3, 2.5), (1.0, 400.0)
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_DATE = "%Y%m%d"
+
+
+def values(ds: Dataset) -> Attributes:
+    """Return a dataset's attributes by keyword; private ones, which have none, are lost."""
+    return {element.keyword: element.value for element in ds}
 
 
 def groups(items: Iterable[Dataset] | None) -> Iterator[Attributes]:
-    """Yield the first item of every functional group: attribute names do not repeat among those read here."""
-    for groups in items or ():
-        for element in groups:
+    """Yield the first item of every functional group; attributes do not repeat among the groups read here."""
+    for item in items or ():
+        for element in item:
             if element.VR == "SQ" and element.value:
                 yield values(element.value[0])
 
 
-def values(ds: Dataset) -> Attributes:
-    """Return an item's attributes by keyword: a plain dictionary answers many times faster than a Dataset."""
-    return {element.keyword: element.value for element in ds}
-
-
-def patient(ds: Attributes) -> tuple[Patient, tuple[str, ...]]:
-    sex = text(ds, "PatientSex").upper()
-    remarks = []
-    height, weight = number(ds, "PatientSize"), number(ds, "PatientWeight")
-    # Consoles write 0 where nothing was entered.
-    if height > 0 and not _HEIGHT_M[0] <= height <= _HEIGHT_M[1]:
-        remarks.append(f"The height of {height:g} m (PatientSize) is not that of a person and is left out.")
-    if weight > 0 and not _WEIGHT_KG[0] <= weight <= _WEIGHT_KG[1]:
-        remarks.append(f"The weight of {weight:g} kg (PatientWeight) is not that of a person and is left out.")
-    patient = Patient(
-        id=text(ds, "PatientID"),
-        sex=sex if sex in ("M", "F") else "",
-        age_years=age_years(text(ds, "PatientAge"), text(ds, "PatientBirthDate"), text(ds, "StudyDate")),
-        height_cm=100 * height if _HEIGHT_M[0] <= height <= _HEIGHT_M[1] else math.nan,
-        weight_kg=weight if _WEIGHT_KG[0] <= weight <= _WEIGHT_KG[1] else math.nan,
-    )
-    return patient, tuple(remarks)
-
-
-def age_years(age: str, birth: str, study: str) -> float:
-    """Return the age from an age string such as 042Y, or else from two dates."""
-    if age[:-1].isdigit() and age[-1:] in _YEARS:
-        return int(age[:-1]) * _YEARS[age[-1]]
-    try:
-        days = (datetime.strptime(study, "%Y%m%d") - datetime.strptime(birth, "%Y%m%d")).days
-    except ValueError:
-        return math.nan
-    return math.floor(days / 365.25) if days >= 0 else math.nan
-
-
-def rr_ms(ds: Attributes) -> float:
-    shared = list(groups(ds.get("SharedFunctionalGroupsSequence")))
-    first = (ds.get("PerFrameFunctionalGroupsSequence") or [])[:1]
-    sources = [ds, *groups(first), *shared]
-    for keyword in ("NominalInterval", "CardiacRRIntervalSpecified", "RRIntervalTimeNominal"):
-        value = as_number(first(sources, keyword))
-        if value > 0:
-            return value
-    rate = as_number(first(sources, "HeartRate"))
-    return MS_PER_MINUTE / rate if rate > 0 else math.nan
-
-
-def seconds(time: str) -> float:
-    """Return YYYYMMDDHHMMSS.F, or HHMMSS.F, in seconds from an arbitrary origin."""
-    digits, _, fraction = time.partition(".")
-    digits = digits[:14]
-    for pattern in ("%Y%m%d%H%M%S", "%H%M%S"):
-        try:
-            seconds = (datetime.strptime(digits, pattern) - datetime(1900, 1, 1)).total_seconds()
-        except ValueError:
-            continue
-        leading = fraction.partition("+")[0].partition("-")[0]
-        return seconds + (float(f"0.{leading}") if leading.isdigit() else 0.0)
-    return math.nan
-
-
 def first(sources: Iterable[Attributes], *keywords: str) -> Any:
-    """Return the first value that is not empty, by keyword and then by source."""
+    """Return the first value that is not empty, by keyword and then by source; None where there is none."""
     for keyword in keywords:
         for source in sources:
             value = source.get(keyword)
@@ -101,31 +46,103 @@ def first(sources: Iterable[Attributes], *keywords: str) -> Any:
     return None
 
 
-def texts(sources: Iterable[Attributes], keyword: str) -> list[str]:
-    value = first(sources, keyword)
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+def first_number(sources: Iterable[Attributes], *keywords: str, missing: float = math.nan) -> float:
+    """Return :func:`first` as a number, ``missing`` where it is none."""
+    return _as_number(first(sources, *keywords), missing)
+
+
+def number(source: Attributes, keyword: str, missing: float = math.nan) -> float:
+    """Return one attribute as a number, ``missing`` where it is none."""
+    return _as_number(source.get(keyword), missing)
 
 
 def numbers(sources: Iterable[Attributes], keyword: str, count: int) -> tuple[float, ...]:
-    values = tuple(as_number(value) for value in texts(sources, keyword))
-    return values if len(values) == count and all(map(math.isfinite, values)) else ()
+    """Return ``count`` finite numbers, or none where there are not that many."""
+    found = tuple(_as_number(value, math.nan) for value in texts(sources, keyword))
+    return found if len(found) == count and all(map(math.isfinite, found)) else ()
 
 
-def text(ds: Attributes, keyword: str) -> str:
-    value = ds.get(keyword)
+def text(source: Attributes, keyword: str) -> str:
+    """Return one attribute as text, several values separated by backslashes."""
+    value = source.get(keyword)
     if value is None:
         return ""
     return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value).strip()
 
 
-def number(ds: Attributes, keyword: str, missing: float = math.nan) -> float:
-    return as_number(ds.get(keyword), missing)
+def texts(sources: Iterable[Attributes], keyword: str) -> list[str]:
+    """Return the values of :func:`first` as texts."""
+    value = first(sources, keyword)
+    if value is None:
+        return []
+    return [str(item) for item in value] if isinstance(value, MultiValue | list) else [str(value)]
 
 
-def as_number(value: Any, missing: float = math.nan) -> float:
+def patient(source: Attributes) -> tuple[Patient, tuple[str, ...]]:
+    """Return the patient, and remarks on a height or weight that cannot be one."""
+    sex = text(source, "PatientSex").upper()
+    remarks = []
+    height, weight = number(source, "PatientSize"), number(source, "PatientWeight")
+    # Consoles write 0 where nothing was entered.
+    if height > 0 and not _within(height, _HEIGHT_M):
+        remarks.append(f"The height of {height:g} m (PatientSize) is not that of a person and is left out.")
+    if weight > 0 and not _within(weight, _WEIGHT_KG):
+        remarks.append(f"The weight of {weight:g} kg (PatientWeight) is not that of a person and is left out.")
+    found = Patient(
+        id=text(source, "PatientID"),
+        sex=sex if sex in ("M", "F") else "",
+        age_years=age_years(*(text(source, k) for k in ("PatientAge", "PatientBirthDate", "StudyDate"))),
+        height_cm=100 * height if _within(height, _HEIGHT_M) else math.nan,
+        weight_kg=weight if _within(weight, _WEIGHT_KG) else math.nan,
+    )
+    return found, tuple(remarks)
+
+
+def age_years(age: str, birth_date: str, study_date: str) -> float:
+    """Return the age from an age string such as 042Y, else in whole years from two dates, else NaN."""
+    if age[:-1].isdigit() and age[-1:] in _YEARS:
+        return int(age[:-1]) * _YEARS[age[-1]]
+    try:
+        born, scanned = (datetime.strptime(date, _DATE) for date in (birth_date, study_date))
+    except ValueError:
+        return math.nan
+    had_birthday = (scanned.month, scanned.day) >= (born.month, born.day)
+    return float(scanned.year - born.year - (not had_birthday)) if scanned >= born else math.nan
+
+
+def rr_ms(sources: Sequence[Attributes]) -> float:
+    """Return the length of the cycle, else what the heart rate amounts to, else NaN; 0 is a placeholder."""
+    for keyword in ("NominalInterval", "CardiacRRIntervalSpecified", "RRIntervalTimeNominal"):
+        interval = first_number(sources, keyword)
+        if interval > 0:
+            return interval
+    rate = first_number(sources, "HeartRate")
+    return MS_PER_MINUTE / rate if rate > 0 else math.nan
+
+
+def acquired_s(sources: Sequence[Attributes]) -> float:
+    """Return when an image was acquired, in seconds from an arbitrary origin; NaN where unknown."""
+    stamp = first(sources, "FrameAcquisitionDateTime", "FrameReferenceDateTime", "AcquisitionDateTime")
+    if stamp is None:
+        stamp = "".join(str(first(sources, keyword) or "") for keyword in ("AcquisitionDate", "AcquisitionTime"))
+    digits, _, fraction = str(stamp).partition(".")
+    # YYYYMMDDHHMMSS.FFFFFF&ZZXX, where the zone is the same throughout a study.
+    fraction = fraction[:6].partition("+")[0].partition("-")[0]
+    for pattern in ("%Y%m%d%H%M%S", "%H%M%S"):
+        try:
+            seconds = (datetime.strptime(digits[:14], pattern) - datetime(1900, 1, 1)).total_seconds()
+        except ValueError:
+            continue
+        return seconds + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
+    return math.nan
+
+
+def _as_number(value: Any, missing: float) -> float:
     try:
         return missing if value is None else float(value)
     except (TypeError, ValueError):
         return missing
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]

@@ -20,6 +20,7 @@ import numpy as np
 
 from cardiac_cine.cine import Cine, Instance
 from cardiac_cine.datasets import dicom_headers, dicom_pixels, dicom_select, dicom_stack
+from cardiac_cine.datasets.dicom_errors import quiet_pydicom
 from cardiac_cine.datasets.dicom_headers import Header, Plane
 from cardiac_cine.errors import InputError
 
@@ -84,13 +85,14 @@ class Stack:
         dtype = dicom_pixels.dtype_of([plane for row in self.grid.planes for plane in row])
         array = np.empty((*self.header.size, slices, phases), dtype)
         problems: list[str] = []
-        for places in by_file.values():
-            try:
-                images = dicom_pixels.read([plane for plane, _, _ in places])
-                for (_, z, t), values in zip(places, images, strict=True):
-                    array[:, :, z, t] = values
-            except InputError as error:
-                problems += error.problems
+        with quiet_pydicom():
+            for places in by_file.values():
+                try:
+                    images = dicom_pixels.read([plane for plane, _, _ in places])
+                    for (_, z, t), values in zip(places, images, strict=True):
+                        array[:, :, z, t] = values
+                except InputError as error:
+                    problems += error.problems
         if problems:
             more = [f"... and {len(problems) - _LISTED} more files"] if len(problems) > _LISTED else []
             raise InputError(problems[:_LISTED] + more)

@@ -4,9 +4,7 @@ Classic MR images hold one :class:`Plane` each, Enhanced MR images (and legacy i
 frame; everything behind this module treats both alike. Attribute numbers and units follow PS3.3 and PS3.6.
 """
 
-import logging
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,29 +26,17 @@ from tqdm import tqdm
 
 from cardiac_cine.cine import Patient
 from cardiac_cine.datasets import dicom_attributes as attributes
+from cardiac_cine.datasets.dicom_errors import UNREADABLE, one_line, quiet_pydicom
 
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *MULTI_FRAME)
-# What a damaged or foreign file makes pydicom raise.
-UNREADABLE = (
-    InvalidDicomError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-)
 # Names that promise DICOM: such a file is missed where it does not hold any.
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Encodings whose pixels take the bytes that the header says, and how many stand before them: tag, length and, where
 # explicit, the value representation.
 _PIXEL_TAG_BYTES = {ImplicitVRLittleEndian: 8, ExplicitVRLittleEndian: 12, ExplicitVRBigEndian: 12}
 
+_BITS = (8, 16, 32)
 _NO_PIXELS = "no pixels, expected a whole image; the file may be truncated"
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
@@ -128,7 +114,7 @@ class Header:
     @property
     def kind(self) -> str:
         """Kind of object in words."""
-        return UID(self.sop_class_uid).name
+        return UID(self.sop_class_uid, config.IGNORE).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +151,11 @@ class Plane:
     slope: float
     intercept: float
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Where and when: what copies of one file share."""
+        return self.header.series_uid, self.position, str(self.trigger_ms), str(self.instance_number)
+
     def __str__(self) -> str:
         frame = "" if self.frame_number is None else f" (frame {self.frame_number})"
         return f"{self.header.path}{frame}"
@@ -184,13 +175,13 @@ def read_folder(folder: Path) -> tuple[list[Header], dict[str, list[Plane]], lis
     planes: dict[str, list[Plane]] = {}
     problems: list[str] = []
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    with config.disable_value_validation(), _quiet_pydicom():
+    with quiet_pydicom():
         for path in tqdm(paths, "headers", disable=None, leave=False):
             try:
                 found = _read(path)
             except UNREADABLE as error:
                 if not isinstance(error, InvalidDicomError):
-                    problems.append(f"{path}: not readable as DICOM ({error}), expected a whole file")
+                    problems.append(f"{path}: not readable as DICOM ({one_line(error)}), expected a whole file")
                 elif path.suffix.lower() in _DICOM_SUFFIXES:
                     problems.append(f"{path}: no DICOM file or an empty one, though its name says so")
                 continue
@@ -205,7 +196,9 @@ def read_folder(folder: Path) -> tuple[list[Header], dict[str, list[Plane]], lis
                 continue
             headers.append(header)
             known = planes.get(header.sop_instance_uid)
-            if known is None or (known and known[0].header.damage and not header.damage):
+            if known and own and known[0].place != own[0].place:
+                problems.append(f"{path}: has the SOPInstanceUID of {known[0].header.path} but shows another image")
+            elif known is None or (known and known[0].header.damage and not header.damage):
                 planes[header.sop_instance_uid] = own
     return headers, planes, problems
 
@@ -215,7 +208,7 @@ def _read(path: Path) -> tuple[Header, list[Plane]] | None:
     with path.open("rb") as stream:
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
         behind = path.stat().st_size - stream.tell()
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")), config.IGNORE)
     ds = attributes.values(dataset)
     sop_class = attributes.text(ds, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if sop_class == MediaStorageDirectoryStorage:
@@ -240,6 +233,8 @@ def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, 
     expected = tag + pixels * bits[0] // 8
     if behind <= tag or not all(size):
         damage = _NO_PIXELS
+    elif bits[0] not in _BITS or not 1 <= bits[1] <= bits[0]:
+        damage = f"{bits[1]} of {bits[0]} bits for a pixel, expected up to as many of {', '.join(map(str, _BITS))}"
     elif tag and behind < expected:
         damage = f"truncated, holds {behind - tag} bytes of pixel data, expected {expected - tag}"
     keywords = ("ScanningSequence", "SequenceVariant", "EchoPulseSequence", "SteadyStatePulseSequence")
@@ -270,7 +265,7 @@ def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, 
         sequence=(*(attributes.text(ds, keyword) for keyword in keywords), f"{attributes.number(ds, 'EchoTime'):.1f}"),
         phase_contrast=attributes.text(ds, "PhaseContrast") == "YES",
         saturation_recovery=attributes.text(ds, "SaturationRecovery") == "YES",
-        rr_ms=attributes.rr_ms(ds),
+        rr_ms=attributes.rr_ms(_cycle_sources(ds)),
         damage=damage,
     )
 
@@ -282,13 +277,14 @@ def _frames(ds: attributes.Attributes, header: Header) -> Iterator[Plane]:
         yield _plane(header, number, [*attributes.groups([item]), *shared, ds])
 
 
+def _cycle_sources(ds: attributes.Attributes) -> list[attributes.Attributes]:
+    """Return where the cycle may be described: the file, its first frame, what all frames share."""
+    first = (ds.get("PerFrameFunctionalGroupsSequence") or [])[:1]
+    return [ds, *attributes.groups(first), *attributes.groups(ds.get("SharedFunctionalGroupsSequence"))]
+
+
 def _plane(header: Header, frame_number: int | None, sources: Sequence[attributes.Attributes]) -> Plane:
     image_type = [*attributes.texts(sources, "FrameType"), *attributes.texts(sources, "ComplexImageComponent")]
-    time = attributes.first(sources, "FrameAcquisitionDateTime", "FrameReferenceDateTime", "AcquisitionDateTime")
-    time = (
-        time
-        or f"{attributes.first(sources, 'AcquisitionDate') or ''}{attributes.first(sources, 'AcquisitionTime') or ''}"
-    )
     return Plane(
         header=header,
         frame_number=frame_number,
@@ -296,26 +292,11 @@ def _plane(header: Header, frame_number: int | None, sources: Sequence[attribute
         position=attributes.numbers(sources, "ImagePositionPatient", 3),
         orientation=attributes.numbers(sources, "ImageOrientationPatient", 6),
         spacing=attributes.numbers(sources, "PixelSpacing", 2),
-        trigger_ms=attributes.as_number(attributes.first(sources, "NominalCardiacTriggerDelayTime", "TriggerTime")),
-        temporal_position=attributes.as_number(
-            attributes.first(sources, "TemporalPositionIndex", "TemporalPositionIdentifier")
-        ),
-        acquisition_number=attributes.as_number(
-            attributes.first(sources, "FrameAcquisitionNumber", "AcquisitionNumber")
-        ),
-        instance_number=float(frame_number or attributes.as_number(attributes.first(sources, "InstanceNumber"))),
-        acquired_s=attributes.seconds(str(time)),
-        slope=attributes.as_number(attributes.first(sources, "RescaleSlope"), 1.0),
-        intercept=attributes.as_number(attributes.first(sources, "RescaleIntercept"), 0.0),
+        trigger_ms=attributes.first_number(sources, "NominalCardiacTriggerDelayTime", "TriggerTime"),
+        temporal_position=attributes.first_number(sources, "TemporalPositionIndex", "TemporalPositionIdentifier"),
+        acquisition_number=attributes.first_number(sources, "FrameAcquisitionNumber", "AcquisitionNumber"),
+        instance_number=float(frame_number or attributes.first_number(sources, "InstanceNumber")),
+        acquired_s=attributes.acquired_s(sources),
+        slope=attributes.first_number(sources, "RescaleSlope", missing=1.0),
+        intercept=attributes.first_number(sources, "RescaleIntercept", missing=0.0),
     )
-
-
-class _quiet_pydicom:  # noqa: N801
-    """Hold back pydicom's remarks on values that have no meaning here."""
-
-    def __enter__(self) -> None:
-        self.level = config.logger.level
-        config.logger.setLevel(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        config.logger.setLevel(self.level)

@@ -9,7 +9,8 @@ from pydicom import config
 from pydicom.pixels import get_decoder, iter_pixels
 from pydicom.uid import UID
 
-from cardiac_cine.datasets.dicom_headers import UNREADABLE, Plane
+from cardiac_cine.datasets.dicom_errors import UNREADABLE, one_line
+from cardiac_cine.datasets.dicom_headers import Plane
 from cardiac_cine.errors import InputError
 
 
@@ -38,16 +39,15 @@ def read(planes: Sequence[Plane]) -> Iterator[np.ndarray]:
         InputError: the file is missing, truncated or corrupted, of another size than its header says, or in an
             encoding that cannot be decoded.
     """
-    path, syntax = planes[0].header.path, UID(planes[0].header.transfer_syntax_uid)
+    path, syntax = planes[0].header.path, UID(planes[0].header.transfer_syntax_uid, config.IGNORE)
     try:
         for plane, values in zip(planes, _decoded(path, syntax, planes), strict=True):
             if values.shape != plane.header.size:
                 raise ValueError(f"{values.shape} columns and rows, expected {plane.header.size}")
             yield values
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path}: pixels not readable as {syntax.name} ({reason}), expected a whole DICOM image"
+            f"{path}: pixels not readable as {syntax.name} ({one_line(error)}), expected a whole DICOM image"
         ) from None
 
 
@@ -56,12 +56,11 @@ def _decoded(path: Path, syntax: UID, planes: Sequence[Plane]) -> Iterator[np.nd
         yield from _decoded_by_itk(path, planes)
         return
     indices = None if planes[0].frame_number is None else [(plane.frame_number or 1) - 1 for plane in planes]
-    with config.disable_value_validation():
-        for plane, pixels in zip(planes, iter_pixels(path, indices=indices, raw=True), strict=True):
-            if (plane.slope, plane.intercept) == (1, 0):
-                yield pixels.T
-            else:
-                yield pixels.T * np.float64(plane.slope) + plane.intercept
+    for plane, pixels in zip(planes, iter_pixels(path, indices=indices, raw=True), strict=True):
+        if (plane.slope, plane.intercept) == (1, 0):
+            yield pixels.T
+        else:
+            yield pixels.T * np.float64(plane.slope) + plane.intercept
 
 
 def _has_decoder(syntax: UID) -> bool:

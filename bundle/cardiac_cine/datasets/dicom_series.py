@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cardiac_cine.datasets.dicom_headers import MR_IMAGES, Header, Plane
 
-_SHORT_AXIS = re.compile(r"\b(sax|sa|short ?axis|kurzachse|kurze achse|ka)\d*\b")
+_SHORT_AXIS = re.compile(r"\b(sax|sa|short ?axis|kurzachse|kurze achse|ka|petit axe|asse corto|eje corto)\d*\b")
 # What descriptions call other acquisitions: these rule a series out ...
 _OTHER_KINDS = {
     "a flow measurement": r"\b(flow|venc|pc|phase ?contrast|velocity|4d ?flow)\b",
@@ -18,7 +18,9 @@ _OTHER_KINDS = {
 # ... and these only where it is not called short axis as well.
 _OTHER_VIEWS = {
     "a scout": r"\b(scout|localizer|localiser|survey|loc|haste)\b",
-    "another view": (r"\b(lax|long ?axis|[234] ?ch|[234] ?chambers?|hla|vla|rvot|lvot|aorta|aortic|radial)\d*\b"),
+    "another view": (
+        r"\b(lax|long ?axis|langachse|grand axe|[234] ?ch|[234] ?chambers?|hla|vla|rvot|lvot|aorta|aortic|radial)\d*\b"
+    ),
 }
 _FLOW_TYPES = {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "PCA", "FLOW_ENCODED"}
 _NOT_MAGNITUDE = {"R", "I", "REAL", "IMAGINARY"}

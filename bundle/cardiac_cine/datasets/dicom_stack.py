@@ -108,12 +108,6 @@ def takes(planes: Sequence[Plane]) -> list[list[Plane]]:
     return sorted(found, key=_recency)
 
 
-def usual_phases(slices: Sequence[Sequence[Plane]]) -> int:
-    """Return how many phases most slices have, the larger of two numbers that are equally frequent."""
-    counts = Counter(len(take) for images in slices for take in takes(images))
-    return max(counts, key=lambda count: (counts[count], count))
-
-
 def order(planes: Sequence[Plane]) -> Grid:
     """Put the images of one cine in order.
 
@@ -124,32 +118,49 @@ def order(planes: Sequence[Plane]) -> Grid:
         InputError: a damaged file; slices that lack a phase, are missing, unevenly spaced or not stacked along their
             normal; two images for one place. All problems that do not hide each other at once.
     """
-    slices = by_level(planes)
-    expected = usual_phases(slices)
-    remarks: list[str] = []
-    problems: list[str] = []
-    chosen: list[list[Plane]] = []
-    for images in slices:
-        all_takes = takes(images)
-        complete = [take for take in all_takes if len(take) == expected]
-        chosen.append((complete or all_takes)[-1])
-        if not complete:
-            problems.append(
-                f"{_where(chosen[-1])}: {len(chosen[-1])} phases, expected {expected} as in most slices of the stack"
-            )
-        elif len(all_takes) > 1:
-            remarks.append(
-                f"The slice at {level_mm(images[0]):.1f} mm was taken {len(all_takes)} times; "
-                f"the latest complete one is used, series {chosen[-1][0].header.series}."
-            )
+    chosen, problems, remarks = _latest_complete(by_level(planes))
     damaged = {plane.header.path: plane.header.damage for take in chosen for plane in take if plane.header.damage}
     problems += [f"{path}: {damage}" for path, damage in damaged.items()]
+    problems += [
+        f"{plane}: RescaleSlope and RescaleIntercept are {plane.slope:g} and {plane.intercept:g}, expected finite "
+        "numbers and a slope other than 0"
+        for take in chosen
+        for plane in take
+        if plane.slope == 0 or not math.isfinite(plane.slope + plane.intercept)
+    ]
     off_grid, uneven = _check_positions(chosen)
     if problems or off_grid:
         raise InputError(problems + off_grid)
     ordered, times_ms, said = _in_time(chosen)
     rr_ms, estimated = _cycle_ms(ordered, times_ms)
     return Grid(ordered, _affine(ordered), times_ms, rr_ms, (*remarks, *uneven, *said, *estimated))
+
+
+def _latest_complete(slices: Sequence[Sequence[Plane]]) -> tuple[list[list[Plane]], list[str], list[str]]:
+    """Return one take of every slice, what is wrong with them, and a remark where slices had several."""
+    all_takes = [takes(images) for images in slices]
+    counts = Counter(len(take) for found in all_takes for take in found)
+    # What most takes have, the larger of two numbers that are equally frequent.
+    expected = max(counts, key=lambda count: (counts[count], count))
+    chosen, problems, repeated = [], [], []
+    for found in all_takes:
+        complete = [take for take in found if len(take) == expected]
+        chosen.append((complete or found)[-1])
+        if not complete:
+            problems.append(
+                f"{_where(chosen[-1])}: {len(chosen[-1])} phases, expected {expected} as in most slices of the stack"
+            )
+        elif len(found) > 1:
+            repeated.append(chosen[-1])
+    if not repeated:
+        return chosen, problems, []
+    levels = ", ".join(f"{level_mm(take[0]):.1f}" for take in repeated)
+    series = ", ".join(dict.fromkeys(take[0].header.series for take in repeated))
+    remark = (
+        f"Slices were taken more than once, at {levels} mm along the normal; the latest complete take of each is used, "
+        f"from series {series}."
+    )
+    return chosen, problems, [remark]
 
 
 def _twins(images: Sequence[Plane]) -> tuple[Plane, Plane, str] | None:
@@ -234,7 +245,9 @@ def _in_time(
     name, key = next((name, key) for name, key in _PHASE_KEYS if all(_tells_apart(key, take) for take in chosen))
     ordered = tuple(tuple(sorted(take, key=key)) for take in chosen)
     if name != "trigger time":
-        return ordered, None, [f"The files give no time after the R wave; phases are in the order of their {name}."]
+        known = any(math.isfinite(plane.trigger_ms) for take in chosen for plane in take)
+        what = "do not give every phase a time of its own" if known else "give no time"
+        return ordered, None, [f"The files {what} after the R wave; phases are in the order of their {name}."]
     times = np.array([[plane.trigger_ms for plane in take] for take in ordered])
     steps = np.diff(times.mean(axis=0))
     remarks = []

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from cardiac_cine.anatomy import degenerated_slices, slice_faults
+from cardiac_cine.labels import LV, MYO, RV, STRUCTURE_IDS
+from cardiac_cine.postprocess import RepairAnatomyd, largest_components, repair, repair_slice
+
+SPACING = (1.5, 1.5, 8.0)
+
+
+def disc(shape, centre, radius):
+    x, y = np.ogrid[: shape[0], : shape[1]]
+    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2
+
+
+def sound_slice(shape=(80, 80)):
+    mask = np.zeros(shape, np.uint8)
+    mask[disc(shape, (30, 40), 16)] = RV
+    mask[disc(shape, (46, 40), 16)] = MYO
+    mask[disc(shape, (46, 40), 10)] = LV
+    return mask
+
+
+def sound_heart(slices=4):
+    return np.stack([sound_slice()] * slices, -1)
+
+
+def with_open_ring(mask):
+    mask[56:, 36:44][mask[56:, 36:44] == MYO] = 0
+    return mask
+
+
+def with_hole_in_lv(mask):
+    mask[44:47, 39:42] = 0
+    return mask
+
+
+def with_island(mask):
+    mask[5:10, 5:10] = RV
+    return mask
+
+
+def with_rv_against_lv(mask):
+    mask[30:38, 37:43] = RV
+    return mask
+
+
+def with_fragments(mask):
+    """An arc of wall with crumbs of LV inside, as a network leaves near the base."""
+    mask[:] = 0
+    ring = disc(mask.shape, (46, 40), 16) & ~disc(mask.shape, (46, 40), 12)
+    ring[:44] = False
+    mask[ring] = MYO
+    mask[46:50, 32:36] = mask[48:54, 44:48] = LV
+    return mask
+
+
+BROKEN = [with_open_ring, with_hole_in_lv, with_island, with_rv_against_lv, with_fragments]
+
+
+def test_a_sound_heart_stays_as_it_is():
+    assert slice_faults(sound_slice(), SPACING[:2]) == ()
+    np.testing.assert_array_equal(repair(sound_heart(), SPACING), sound_heart())
+
+
+@pytest.mark.parametrize("break_slice", BROKEN)
+def test_a_broken_slice_is_mended(break_slice):
+    broken = break_slice(sound_slice())
+    assert slice_faults(broken, SPACING[:2])
+    mended = repair_slice(broken, SPACING[:2])
+    assert slice_faults(mended, SPACING[:2]) == ()
+    assert {LV, MYO} <= set(np.unique(mended))
+
+
+@pytest.mark.parametrize("break_slice", BROKEN[:-1])
+def test_mending_brings_back_the_sound_slice(break_slice):
+    mended = repair_slice(break_slice(sound_slice()), SPACING[:2])
+    for structure in STRUCTURE_IDS:
+        found, truth = mended == structure, sound_slice() == structure
+        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.95
+
+
+@pytest.mark.parametrize("break_slice", BROKEN)
+def test_a_heart_with_a_broken_slice_is_mended(break_slice):
+    heart = sound_heart()
+    heart[..., 1] = break_slice(heart[..., 1])
+    mended = repair(heart, SPACING)
+    assert degenerated_slices(mended, SPACING) == {}
+    for structure in STRUCTURE_IDS:
+        assert ndimage.label(mended == structure, np.ones((3, 3, 3)))[1] == 1
+    # Without an RV in the broken slice, the RV above it is an island.
+    intact = [2, 3] if break_slice is with_fragments else [0, 2, 3]
+    np.testing.assert_array_equal(mended[..., intact], sound_heart()[..., intact])
+
+
+def test_noise_does_not_survive():
+    noise = np.random.default_rng(0).integers(0, 4, (40, 40, 3)).astype(np.uint8)
+    mended = repair(noise, SPACING)
+    assert degenerated_slices(mended, SPACING) == {}
+
+
+def test_the_input_is_left_alone_and_empty_stays_empty():
+    broken = np.stack([with_open_ring(sound_slice())] * 2, -1)
+    before = broken.copy()
+    repair(broken, SPACING)
+    np.testing.assert_array_equal(broken, before)
+    assert not repair(np.zeros((20, 20, 3), np.uint8), SPACING).any()
+
+
+def test_components_that_share_a_corner_are_one():
+    mask = np.zeros((4, 4, 2), np.uint8)
+    mask[0, 0, 0] = mask[1, 1, 1] = LV
+    mask[3, 3, 1] = LV
+    kept = largest_components(mask)
+    assert kept[0, 0, 0] == kept[1, 1, 1] == LV and kept[3, 3, 1] == 0
+
+
+def test_transform_takes_the_spacing_from_the_affine():
+    heart = sound_heart()
+    heart[..., 1] = with_open_ring(heart[..., 1])
+    mask = MetaTensor(torch.from_numpy(heart)[None].long(), affine=torch.diag(torch.tensor([*SPACING, 1.0])))
+    result = RepairAnatomyd("pred")({"pred": mask, "image": "untouched"})
+    assert result["pred"].dtype == torch.long and result["image"] == "untouched"
+    np.testing.assert_array_equal(result["pred"][0].numpy(), repair(heart, SPACING))
+    torch.testing.assert_close(result["pred"].affine, mask.affine)
+    np.testing.assert_array_equal(mask[0].numpy(), heart)
+
+
+def test_only_masks_are_taken():
+    with pytest.raises(ValueError, match="3D"):
+        repair(np.zeros((4, 4), np.uint8), SPACING)
