@@ -29,6 +29,7 @@ def benchmark(
     output_dir: str = "benchmark",
     blocks: int = 6,
     frames: int = 10,
+    large_cine: bool = False,
     ckpt_path: str | None = None,
 ) -> None:
     """Time training and inference and write OUTPUT_DIR/benchmark.json and benchmark.md.
@@ -37,6 +38,7 @@ def benchmark(
     loop of the same network, loss and optimiser on one batch in memory, taken in turn in one process.
     Inference: seconds per frame, split into load, preprocess, network, postprocess and save; peak memory; and the time
     from the start of scripts/segment.py to its first result.
+    Cine: scripts/segment.py on a phantom of 10 slices and 30 phases in DICOM, from its start to the report.
 
     Exit codes: 0 done, 1 wrong input, 2 failed.
 
@@ -45,6 +47,7 @@ def benchmark(
         output_dir: folder for the results.
         blocks: how many times 10 iterations of the trainer and 10 of the bare loop are timed, after one of warm-up.
         frames: how many validation frames are segmented, after one of warm-up.
+        large_cine: also measure a cine of 50 slices, 30 phases and 512 x 512 pixels, which takes minutes.
         ckpt_path: weights for inference; the bundle's where not given, random ones where it has none.
     """
     import torch
@@ -66,6 +69,8 @@ def benchmark(
             "data": dataset_dir or "phantoms",
             "training": _training(source, blocks, Path(scratch)),
             "inference": _inference(source, weights, frames, Path(scratch)),
+            "cine": _cine(weights, Path(scratch)),
+            "large_cine": _large_cine(weights, Path(scratch)) if large_cine else None,
         }
     write_json(result, out / "benchmark.json")
     text = _table(result)
@@ -223,6 +228,43 @@ def time_frames(weights: str, output_dir: str, paths: list[str]) -> dict[str, An
     return {"frames": rows, "peak_memory_mb": peak}
 
 
+def _cine(weights: Path, scratch: Path) -> dict[str, Any]:
+    """Time segment.py on a clinical cine in DICOM, everything included."""
+    from cardiac_cine.datasets.phantom import render
+    from cardiac_cine.datasets.phantom_dicom import write_dicom
+    from cardiac_cine.datasets.phantom_spec import PhantomSpec
+
+    phantom = render(PhantomSpec(lv_length_mm=80.0, slices=10, phases=30))
+    write_dicom(phantom, scratch / "cine_dicom")
+    return _timed_segment(scratch / "cine_dicom", weights, scratch / "cine", phantom.image.shape)
+
+
+def _large_cine(weights: Path, scratch: Path) -> dict[str, Any]:
+    """Time segment.py on a cine of many small voxels: one phase of a phantom, shifted from phase to phase."""
+    import nibabel as nib
+    import numpy as np
+
+    from cardiac_cine.datasets.phantom import render
+    from cardiac_cine.datasets.phantom_spec import PhantomSpec
+
+    spec = PhantomSpec(shape=(512, 512), spacing_mm=(0.7, 0.7, 2.5), slices=50, phases=30)
+    phantom = render(spec, (0,))
+    array = np.stack([np.roll(phantom.image[..., 0], phase % 3, axis=0) for phase in range(spec.phases)], -1)
+    nib.save(nib.Nifti1Image(array, phantom.affine), scratch / "large.nii")
+    return _timed_segment(scratch / "large.nii", weights, scratch / "large", array.shape)
+
+
+def _timed_segment(path: Path, weights: Path, out: Path, shape: tuple[int, ...]) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPTS / "segment.py"), str(path), "--output_dir", str(out)]
+    begun = time.perf_counter()
+    process = subprocess.Popen([*command, "--ckpt_path", str(weights)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    if os.waitstatus_to_exitcode(status):
+        raise RuntimeError(f"segment.py failed on {path}")
+    return {"shape": shape, "seconds": seconds, "peak_memory_mb": usage.ru_maxrss / 1024}
+
+
 def _phantoms(folder: Path) -> str:
     from cardiac_cine.datasets.phantom import write_acdc
 
@@ -262,6 +304,10 @@ def _table(result: dict[str, Any]) -> str:
         ("peak memory of inference", f"{inference['peak_memory_mb']:.0f} MB"),
         ("first result of scripts/segment.py", f"{inference['first_result_s']:.1f} s"),
     ]
+    for name, cine in (("cine in DICOM to report", result["cine"]), ("large cine to report", result["large_cine"])):
+        if cine:
+            size = " x ".join(map(str, cine["shape"]))
+            rows.append((f"{name}, {size}", f"{cine['seconds']:.0f} s, {cine['peak_memory_mb']:.0f} MB"))
     machine = result["machine"]
     head = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, data: {result['data']}"
     return "\n".join([head, "", "| measure | value |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows), ""])

@@ -63,8 +63,8 @@ def _measure(folder: Path, paths: list[Path]) -> dict[str, Any]:
 
     import numpy as np
 
-    from cardiac_cine.levels import base_is_first, slice_levels
     from cardiac_cine.anatomy import CALIBRATED, NAIVE, Criterion, slice_measures
+    from cardiac_cine.levels import base_is_first, slice_levels
 
     tolerances = {"naive": NAIVE, "calibrated": CALIBRATED}
     slices = []

@@ -7,13 +7,15 @@ from typing import Any
 import cli
 
 # Small enough for a minute on two cores, enough for a curve.
-PHASES = 12
+PHASES = 16
+COMPARED = ("lv_edv_ml", "lv_esv_ml", "lv_ef_percent", "rv_edv_ml", "rv_esv_ml", "rv_ef_percent", "lv_mass_g")
 
 
-def demo(*, output_dir: str = "demo", lv_ef_percent: float = 60.0, seed: int = 1, ckpt_path: str | None = None) -> None:
-    """Segment a phantom cine with the bundle's network and print volumes and EF beside the true ones.
+def demo(*, output_dir: str = "demo", lv_ef_percent: float = 60.0, seed: int = 1, ckpt_path: str | None = None) -> int:
+    """Segment a phantom cine, once as NIfTI and once as DICOM, and print volumes and EF beside the true ones.
 
-    Writes the phantom and its masks as NIfTI, the numbers as JSON, and overlays and volume curves as PNG.
+    Writes the phantom, and for each form what segment.py writes: masks, measurements and a report to open in a browser;
+    for the DICOM form Segmentation objects and a structured report, too.
 
     Exit codes: 0 done, 1 wrong input, 2 failed.
 
@@ -23,77 +25,44 @@ def demo(*, output_dir: str = "demo", lv_ef_percent: float = 60.0, seed: int = 1
         seed: another seed gives another noise, breathing and thorax.
         ckpt_path: weights to use instead of the bundle's models/model.pt.
     """
-    found = _run(Path(output_dir), lv_ef_percent, seed, Path(ckpt_path) if ckpt_path else None)
-    print(_table(found))
-    print(f"\nLook at the pictures and files in {Path(output_dir).resolve()}:")
-    for name in found["files"]:
-        print(f"  {name}")
-
-
-def _run(out: Path, lv_ef_percent: float, seed: int, ckpt_path: Path | None) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    from cardiac_cine import plots
-    from cardiac_cine.datasets.phantom import render, write_cine, write_frame
+    from cardiac_cine.datasets.phantom import render, write_cine
+    from cardiac_cine.datasets.phantom_dicom import write_dicom
     from cardiac_cine.datasets.phantom_spec import PhantomSpec
-    from cardiac_cine.files import write_json
-    from cardiac_cine.images import read_frame, write_mask
-    from cardiac_cine.measurements import ef_percent, volumes_ml
     from cardiac_cine.segmenter import Segmenter
+    from cardiac_cine.studies import find_studies
+    from cardiac_cine.workflow import Workflow
 
-    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=ckpt_path)
+    out = Path(output_dir)
+    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=Path(ckpt_path) if ckpt_path else None)
     spec = PhantomSpec(lv_ef_percent=lv_ef_percent, phases=PHASES, seed=seed)
-    cine, truth = render(spec), spec.truth()
-    files = ["phantom_4d.nii.gz", "phantom_4d_true.nii.gz"]
-    write_cine(cine, out / files[0], out / files[1])
-    volumes = []
-    for index in tqdm(range(PHASES), desc="segmenting", unit="phase", disable=None):
-        name = f"phantom_frame{index + 1:02d}"
-        write_frame(cine, index, out / "frames" / f"{name}.nii.gz", out / "frames" / f"{name}_gt.nii.gz")
-        frame = read_frame(out / "frames" / f"{name}.nii.gz")
-        mask = segmenter.segment(frame)
-        write_mask(mask, frame.affine, out / "masks", name)
-        volumes.append(volumes_ml(mask, frame.spacing_mm))
-        if index in (truth.ed_frame, truth.es_frame):
-            phase = "ED" if index == truth.ed_frame else "ES"
-            files.append(f"overlay_{phase}.png")
-            plots.overlay_grid(
-                frame.array,
-                mask,
-                frame.spacing_mm,
-                out / files[-1],
-                title=f"Phantom at {phase}, frame {index + 1} of {PHASES}",
-                reference=cine.mask[..., index],
-            )
-    times_ms = [1000 * spec.frame_time_s * index for index in range(PHASES)]
-    curves = {
-        "LV": [found.lv_ml for found in volumes],
-        "LV true": list(truth.lv_volume_ml),
-        "RV": [found.rv_ml for found in volumes],
-        "RV true": list(truth.rv_volume_ml),
-    }
-    files.append("volume_curves.png")
-    plots.volume_curves(times_ms, curves, out / files[-1], xlabel="time after the R wave (ms)")
-    ed, es = volumes[truth.ed_frame], volumes[truth.es_frame]
-    numbers = {
-        "lv_edv_ml": (ed.lv_ml, truth.lv_edv_ml),
-        "lv_esv_ml": (es.lv_ml, truth.lv_esv_ml),
-        "lv_ef_percent": (ef_percent(ed.lv_ml, es.lv_ml), truth.lv_ef_percent),
-        "rv_edv_ml": (ed.rv_ml, truth.rv_edv_ml),
-        "rv_esv_ml": (es.rv_ml, truth.rv_esv_ml),
-        "rv_ef_percent": (ef_percent(ed.rv_ml, es.rv_ml), truth.rv_ef_percent),
-        "myo_volume_ml": (ed.myo_ml, truth.myo_volume_ml),
-    }
-    files.append("measurements.json")
-    content = {name: {"measured": measured, "true": true} for name, (measured, true) in numbers.items()}
-    write_json(content, out / files[-1])
-    return {"numbers": content, "files": [*files, "frames/", "masks/"]}
+    phantom = render(spec)
+    nifti, dicom = out / "phantom_4d.nii.gz", out / "phantom_dicom"
+    write_cine(phantom, nifti, out / "phantom_4d_gt.nii.gz")
+    write_dicom(phantom, dicom, patient_id="phantom", patient_sex="F", patient_height_cm=168.0, patient_weight_kg=64.0)
+    results = []
+    for path, name in ((nifti, "from_nifti"), (dicom, "from_dicom")):
+        found = find_studies(path)
+        workflow = Workflow(segmenter, out / name, {"dicom": path is dicom, "overwrite": True})
+        workflow.run(found).check()
+        results.append(_read(out / name, found.studies[0].name))
+    print(_table([content for _, content in results], spec.truth().to_dict()))
+    print("\nOpen in a browser:")
+    for folder, content in results:
+        print(f"  {(folder / content['case']).resolve()}_report.html")
+    return cli.DONE
 
 
-def _table(found: dict[str, Any]) -> str:
-    lines = [f"{'':16}{'measured':>10}{'true':>10}"]
-    for name, pair in found["numbers"].items():
-        lines.append(f"{name:16}{pair['measured']:10.1f}{pair['true']:10.1f}")
+def _read(folder: Path, case: str) -> tuple[Path, dict[str, Any]]:
+    import json
+
+    return folder / case, json.loads((folder / case / f"{case}_measurements.json").read_text())
+
+
+def _table(measured: list[dict[str, Any]], truth: dict[str, Any]) -> str:
+    lines = [f"{'':16}{'from NIfTI':>12}{'from DICOM':>12}{'true':>10}"]
+    for key in COMPARED:
+        values = [content[key] for content in measured]
+        lines.append(f"{key:16}" + "".join(f"{value:12.1f}" for value in values) + f"{truth[key]:10.1f}")
     return "\n".join(lines)
 
 

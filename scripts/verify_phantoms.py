@@ -115,7 +115,8 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _markdown(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
-    head = ["group", "noise", "LV EF %", "LV EF error", "from true masks", "RV EF error", "EDV error mL", "ESV error mL"]
+    head = ["group", "noise", "LV EF %", "LV EF error", "from true masks", "RV EF error"]
+    head += ["LV EDV error mL", "LV ESV error mL"]
     lines = ["| " + " | ".join([*head, "ED, ES phases off"]) + " |", "| --- " * (len(head) + 1) + "|"]
     for row in rows:
         cells = [row["group"], f"{row['noise_sd']:.2f}", f"{row['lv_ef_percent']:.1f}", f"{row['lv_ef_error']:+.1f}"]

@@ -34,6 +34,7 @@ def small_training(phantom_acdc) -> dict:
     return {
         "dataset_dir": str(phantom_acdc),
         "bundle_root": str(BUNDLE),
+        "phantoms": 0,
         "filters": [4, 8, 16],
         "spacing_mm": [2.8, 2.8, -1],
         "slice_size": [96, 96, -1],

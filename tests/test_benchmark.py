@@ -17,4 +17,6 @@ def test_the_benchmark_fills_its_table(tmp_path, phantom_acdc):
     assert 0 < sum(inference["stages_s"].values()) < inference["first_result_s"]
     assert inference["total_over_network"] > 1
     assert inference["peak_memory_mb"] > 100
+    assert found["cine"]["shape"] == [216, 256, 10, 30] and found["cine"]["peak_memory_mb"] > 100
+    assert found["large_cine"] is None
     assert (tmp_path / "benchmark.md").read_text() in done.stdout

@@ -10,7 +10,7 @@ from pydicom.encaps import encapsulate
 from pydicom.fileset import FileSet
 from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage
 
-from cardiac_cine.datasets.dicom_cine import scan
+from cardiac_cine.datasets.dicom_cine import Scan, scan
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.datasets.phantom_dicom import LAYOUTS, VENDORS, Series, Study, write_dicom, write_series
 from cardiac_cine.errors import InputError
@@ -567,11 +567,10 @@ def test_files_that_are_no_dicom(tmp_path, name, content, problems):
 def test_folders_without_a_cine(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         scan(tmp_path / "nowhere")
-    (empty,) = scan(tmp_path).problems
-    assert empty.startswith(f"{tmp_path}: no DICOM files below it, expected MR images")
+    assert scan(tmp_path) == Scan((), (), ())
     add(tmp_path, ARRAY[..., 0], series=Series(number=1, modality="CT", description="ct"))
     found = scan(tmp_path)
-    assert "no short-axis cine below it" in found.problems[0]
+    assert found.stacks == () and found.problems == ()
     assert reasons(found) == {"1 'ct'": "CT Image Storage, no MR images"}
     assert str(found.left_out[0]).endswith("series 1 'ct': CT Image Storage, no MR images")
 

@@ -111,7 +111,7 @@ def _cheapest(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 def _cost(candidate: np.ndarray, mask: np.ndarray) -> int:
     changed = candidate != mask
-    return np.count_nonzero(changed) + _LOSS * np.count_nonzero(changed & (candidate == BACKGROUND))
+    return int(np.count_nonzero(changed) + _LOSS * np.count_nonzero(changed & (candidate == BACKGROUND)))
 
 
 class RepairAnatomyd(MapTransform):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 CONFIG = Path("configs") / "inference.json"
 # Slices that go through the network in one call; bounds the memory of a long cine.
 _SLICES_AT_ONCE = 64
+# NIfTI keeps a spacing as float32, DICOM as decimals: to 0.1 micrometres both say the same.
+_SPACING_DECIMALS = 4
 # What a segmentation should not depend on: orientation as stored, and contrast. Images are scaled to 0-1.
 VARIANTS: Mapping[str, tuple[Callable, Callable]] = {
     "mirrored along x": (lambda image: image.flip(1), lambda logits: logits.flip(1)),
@@ -123,7 +126,8 @@ class Segmenter:
     def segment_cine(self, cine: Cine) -> np.ndarray:
         """Return the masks of all phases, uint8 label ids, (x, y, z, t), each as :meth:`segment` makes it.
 
-        Several phases go through the network as one stack of slices, as many as fit a bounded memory.
+        They depend on the voxels and their spacing alone, not on the file format or the direction of the scan. Several
+        phases go through the network as one stack of slices, as many as fit a bounded memory.
 
         Args:
             cine: the cine.
@@ -132,7 +136,7 @@ class Segmenter:
         at_once = max(1, _SLICES_AT_ONCE // cine.array.shape[2])
         waiting: list[tuple[int, dict[str, MetaTensor]]] = []
         for phase in tqdm(range(cine.phases), cine.name, unit="phase", leave=False, disable=_quiet(cine)):
-            waiting.append((phase, self.preprocess(cine.frame(phase))))
+            waiting.append((phase, self.preprocess(_upright(cine, phase))))
             if len(waiting) == at_once or phase == cine.phases - 1:
                 stack = torch.cat([data["image"].as_tensor() for _, data in waiting], -1)
                 logits = self._logits(stack).split(waiting[0][1]["image"].shape[-1], -1)
@@ -164,7 +168,7 @@ class Segmenter:
             Structure key to the mean Dice between the plain answer and each of ``VARIANTS``, before postprocessing; NaN
             where no answer has the structure.
         """
-        inputs = [self.preprocess(cine.frame(phase))["image"].as_tensor() for phase in sorted(set(phases))]
+        inputs = [self.preprocess(_upright(cine, phase))["image"].as_tensor() for phase in sorted(set(phases))]
         stack = torch.cat(inputs, -1)
         plain = self._logits(stack).argmax(0)
         others = [back(self._logits(change(stack))).argmax(0) for change, back in VARIANTS.values()]
@@ -180,6 +184,17 @@ class Segmenter:
     def _logits(self, image: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return self._inferer(image[None].to(self.device), self.network)[0]
+
+
+def _upright(cine: Cine, phase: int) -> Frame:
+    """Return a phase on axes of its own, at its spacing.
+
+    ``Spacingd`` lays its grid from a corner where a corner of the image is one of the grid to 1e-8 mm, and from the
+    middle otherwise. For an oblique scan that is a matter of how its affine was rounded: without this, the same cine
+    is sampled up to half a pixel elsewhere as NIfTI than as DICOM.
+    """
+    affine = np.diag([*np.round(cine.spacing_mm, _SPACING_DECIMALS), 1.0])
+    return replace(cine.frame(phase), affine=affine)
 
 
 def _quiet(cine: Cine) -> bool | None:

@@ -300,6 +300,14 @@ def test_acdc_folder_is_read_by_the_adapter(tmp_path):
     ]
 
 
+def test_training_items_are_frames_with_references(tmp_path):
+    items = phantom.training_items(tmp_path, 2, seed=7)
+    assert [item["phase"] for item in items] == ["ED", "ES"] * 2
+    assert all(Path(item["image"]).is_file() and Path(item["label"]).is_file() for item in items)
+    assert phantom.training_items(tmp_path, 1, seed=7) == items[:2]
+    assert phantom.training_items(tmp_path / "none", 0) == [] and not (tmp_path / "none").exists()
+
+
 def test_acdc_folder_with_cines_has_the_same_frames(tmp_path):
     phantom.write_acdc(tmp_path, 1, phases=3, shape=(140, 140), cines=True, centre_mm=(0.0, 0.0))
     folder = tmp_path / "patient001"

@@ -62,6 +62,11 @@ class Stack:
     grid: dicom_stack.Grid
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files it is made of, each once."""
+        return tuple(dict.fromkeys(plane.header.path for row in self.grid.planes for plane in row))
+
+    @property
     def header(self) -> Header:
         """The header of its first image."""
         return self.grid.planes[0][0].header
@@ -126,23 +131,22 @@ class Scan:
     problems: tuple[str, ...]
 
 
-def scan(folder: Path) -> Scan:
+def scan(path: Path) -> Scan:
     """Look for short-axis cines, reading headers only.
 
     Args:
-        folder: one study or many, in any arrangement. Files that are not DICOM are left alone.
+        path: a folder of one study or many, in any arrangement, or one file. Files that are not DICOM are left alone.
 
     Returns:
         What was found. A damaged study or file is a problem and does not keep the others from being used; a study of
-        MR images without a short-axis cine is one too. A folder without any DICOM image gives one problem.
+        MR images without a short-axis cine is one too. Without any DICOM image there is nothing to tell.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder or file.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected one that holds DICOM files")
-    headers, planes, problems = dicom_headers.read_folder(folder)
+    if not path.exists():
+        raise InputError(f"{path}: no such folder, expected one that holds DICOM files")
+    headers, planes, problems = dicom_headers.read_files(path)
     studies: dict[str, list[Header]] = defaultdict(list)
     for header in headers:
         studies[header.study_uid].append(header)
@@ -160,9 +164,6 @@ def scan(folder: Path) -> Scan:
             stacks.append(stack)
         elif any(header.sop_class_uid in dicom_headers.MR_IMAGES for header in members):
             problems.append(f"{source}: no short-axis cine among the {len(others)} series of this study")
-    if not stacks and not problems:
-        found = "no short-axis cine" if headers else "no DICOM files"
-        problems.append(f"{folder}: {found} below it, expected MR images of at least 3 parallel slices and 2 phases")
     return Scan(tuple(_named(stacks)), tuple(left_out), tuple(problems))
 
 

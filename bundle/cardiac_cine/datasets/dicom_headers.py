@@ -161,20 +161,20 @@ class Plane:
         return f"{self.header.path}{frame}"
 
 
-def read_folder(folder: Path) -> tuple[list[Header], dict[str, list[Plane]], list[str]]:
-    """Read the headers of all DICOM files below a folder, at any depth, whatever their names.
+def read_files(root: Path) -> tuple[list[Header], dict[str, list[Plane]], list[str]]:
+    """Read the headers of all DICOM files below a folder, at any depth, whatever their names, or of one file.
 
     Args:
-        folder: is searched; DICOMDIRs and files of other formats are passed over.
+        root: is searched; DICOMDIRs and files of other formats are passed over.
 
     Returns:
-        Every file's header; the planes of the MR images among them by SOPInstanceUID, of several
-        copies of a file the first whole one; and a sentence for each file that is damaged or lacks what it should have.
+        Every file's header; the planes of the MR images among them by SOPInstanceUID, of several copies of a file the
+        first whole one; and a sentence for each file that is damaged or lacks what it should have.
     """
     headers: list[Header] = []
     planes: dict[str, list[Plane]] = {}
     problems: list[str] = []
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     with quiet_pydicom():
         for path in tqdm(paths, "headers", disable=None, leave=False):
             try:

@@ -1,0 +1,118 @@
+"""From files to results as a user runs it: what is written does not depend on how the same cine is stored."""
+
+import itertools
+import json
+import shutil
+import sys
+
+import cli
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import segment
+import torch
+from test_images import heart, write_stack
+
+from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
+from cardiac_cine.datasets.phantom_dicom import LAYOUTS, VENDORS, Series, Study, write_dicom, write_series
+from cardiac_cine.dicom_seg import read_seg
+from cardiac_cine.studies import find_studies
+
+# Small enough for a second, large enough for the shipped network to find the heart.
+FIELDS = {"shape": (80, 96), "spacing_mm": (3.0, 2.5, 15.0), "phases": 3, "centre_mm": (-8.0, -4.0)}
+# The first four say where a cine comes from; the files' modification times and paths are part of the last.
+OF_THE_FILES = {"case", "source", "patient", "about", "fingerprint"}
+# Siemens' and GE's headers give the cycle in whole ms, or beats a minute; times in NIfTI are float32.
+OF_THE_CYCLE = {"rr_ms", "heart_rate_bpm", "cardiac_output_l_min", "times_ms", "quality_flags"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Keep the network from waiting for other processes' threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def script(*arguments):
+    """Run scripts/segment.py in this process with the shipped weights; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["segment.py", *map(str, arguments), "--device", "cpu"])
+        return cli.main(segment.segment, "segment.py")
+
+
+def mask_of(folder, case):
+    image = nib.load(folder / case / f"{case}_seg.nii.gz")
+    return np.asarray(image.dataobj), image.affine
+
+
+def measurements_of(folder, case):
+    return json.loads((folder / case / f"{case}_measurements.json").read_text())
+
+
+def on_grid(mask, affine, expected_affine):
+    """Return a mask in the order of voxels of another affine of the same grid, of which axes may run backwards."""
+    steps = np.linalg.inv(affine) @ expected_affine
+    whole = np.round(steps)
+    np.testing.assert_allclose(steps, whole, atol=1e-4)
+    np.testing.assert_array_equal(np.abs(whole[:3, :3]), np.eye(3))
+    return mask[tuple(slice(None, None, int(sign)) for sign in np.diag(whole)[:3])]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["oblique", "straight"])
+def same_cine(request, tmp_path_factory):
+    """Results of one phantom as 4D NIfTI and in every layout of DICOM, vendors taking turns; and the phantom."""
+    root = tmp_path_factory.mktemp("pipeline")
+    phantom = render(PhantomSpec(**FIELDS, oblique=request.param))
+    write_cine(phantom, root / "data" / "nifti.nii.gz")
+    # The other turn of vendors for the other orientation.
+    vendors = itertools.cycle(VENDORS if request.param else reversed(VENDORS))
+    for seed, (layout, vendor) in enumerate(zip(LAYOUTS, vendors, strict=False)):
+        write_dicom(phantom, root / "data" / layout, layout=layout, vendor=vendor, seed=seed, patient_id=layout)
+    assert script(root / "data", "--output_dir", root / "out", "--noreport", "--dicom_seg=False") == 0
+    return root, phantom
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_do_not_depend_on_the_format(same_cine, layout):
+    root, phantom = same_cine
+    expected, grid = mask_of(root / "out", "nifti")
+    np.testing.assert_allclose(grid, phantom.affine, atol=1e-4)
+    mask, affine = mask_of(root / "out", layout)
+    np.testing.assert_array_equal(on_grid(mask, affine, grid), expected)
+    # The network has found the heart, so that equal masks say something.
+    for label in (1, 2, 3):
+        overlap = np.count_nonzero((expected == label) & (phantom.mask == label))
+        assert 2 * overlap > 0.7 * (np.count_nonzero(expected == label) + np.count_nonzero(phantom.mask == label))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_measurements_do_not_depend_on_the_format(same_cine, layout):
+    root, phantom = same_cine
+    expected, found = (measurements_of(root / "out", case) for case in ("nifti", layout))
+    assert found.keys() == expected.keys()
+    assert found["lv_ef_percent"] > 20
+    for key in found.keys() - OF_THE_FILES - OF_THE_CYCLE:
+        assert close(found[key], expected[key], rel=1e-6), key
+    assert found["rr_ms"] == pytest.approx(1000 * phantom.spec.frame_time_s * phantom.spec.phases, abs=0.5)
+    assert found["times_ms"] == pytest.approx(expected["times_ms"], abs=1e-2)
+    for key in ("heart_rate_bpm", "cardiac_output_l_min"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-3)
+    assert codes(found) - {"reading"} == codes(expected) - {"reading"}
+
+
+def close(found, expected, rel):
+    """Compare JSON values; spacings in NIfTI are float32, and what is measured in mm inherits that."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(close(found[key], expected[key], rel) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(close(*pair, rel) for pair in zip(found, expected, strict=True))
+    if isinstance(expected, float):
+        return found == pytest.approx(expected, rel=rel)
+    return found == expected
+
+
+def codes(measurements):
+    return {flag["code"] for flag in measurements["quality_flags"]}
