@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
 DONE, WRONG_INPUT, FAILED = range(3)
+
+# MONAI and torch report GPU helpers that are not installed, which says nothing to who reads a command's output.
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 
 class _Job:

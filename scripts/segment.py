@@ -17,6 +17,7 @@ def segment(
     dicom_seg: bool = False,
     ed_frame: int | None = None,
     es_frame: int | None = None,
+    patients_csv: str | None = None,
     reference_csv: str | None = None,
     report: bool = True,
     overwrite: bool = False,
@@ -45,6 +46,7 @@ def segment(
         dicom_seg: for studies in DICOM, write a DICOM Segmentation of every phase and a Measurement Report, too.
         ed_frame: phase at end-diastole, counted from 0, instead of the one found; for all studies.
         es_frame: phase at end-systole, likewise.
+        patients_csv: what the files do not say; columns case and any of sex, height_cm, weight_kg and heart_rate_bpm.
         reference_csv: measurements to compare with in index.html; columns case, lv_ef_percent, lv_edv_ml and so on.
         report: write HTML reports; --noreport leaves them out.
         overwrite: do finished studies again.
@@ -53,6 +55,7 @@ def segment(
 
     found = find_studies(Path(input))
     from cardiac_cine.cohort_report import read_reference_csv
+    from cardiac_cine.patients import read_patients_csv
     from cardiac_cine.segmenter import Segmenter
     from cardiac_cine.workflow import DONE, FAILED, SKIPPED, Workflow
 
@@ -66,6 +69,7 @@ def segment(
         "ed_frame": ed_frame,
         "es_frame": es_frame,
         "overwrite": overwrite,
+        "patients": read_patients_csv(patients_csv),
     }
     run = Workflow(segmenter, output_dir, options).run(found, reference=reference)
     print(

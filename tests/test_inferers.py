@@ -1,28 +1,93 @@
+import pytest
 import torch
 
-from cardiac_cine.inferers import AutocastSliceInferer
+from cardiac_cine.inferers import HeartWindowInferer
 
 
-def test_every_slice_goes_through_the_network_in_the_format_asked_for():
-    seen = []
+class Bright(torch.nn.Module):
+    """Calls every bright pixel LV, with one convolution so that the number format shows."""
 
-    class Doubling(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Conv2d(1, 1, 1, bias=False)
-            torch.nn.init.constant_(self.layer.weight, 2.0)
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 1, bias=False)
+        torch.nn.init.constant_(self.layer.weight, 2.0)
+        self.seen = []
 
-        def forward(self, image):
-            out = self.layer(image)
-            seen.append((tuple(image.shape), out.dtype))
-            return out
+    def forward(self, image):
+        doubled = self.layer(image)
+        self.seen.append((tuple(image.shape), doubled.dtype))
+        bright = (doubled > 1).to(doubled.dtype)
+        return 10 * torch.cat([1 - bright, torch.zeros_like(bright), torch.zeros_like(bright), bright], 1)
 
-    image = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(1, 1, 2, 3, 4)
-    for dtype in (torch.bfloat16, torch.float32):
-        seen.clear()
-        inferer = AutocastSliceInferer(dtype, roi_size=[-1, -1], sw_batch_size=1, spatial_dim=2)
-        with torch.no_grad():
-            out = inferer(image, Doubling())
-        assert out.dtype == torch.float32
-        torch.testing.assert_close(out, 2 * image)  # small integers are exact in bfloat16
-        assert seen == [((1, 1, 2, 3), dtype)] * 4
+
+def image_with_heart(size, x, y, slices=8):
+    image = torch.zeros(1, *size, slices)
+    image[0, x - 5 : x + 6, y - 4 : y + 5, 1:-1] = 1
+    return image
+
+
+def infer(image, window=(32, 32), **options):
+    network = Bright()
+    with torch.no_grad():
+        logits = HeartWindowInferer(window, **options)(image[None], network)
+    return logits[0], network.seen
+
+
+@pytest.mark.parametrize("middle", [(50, 60), (6, 7), (93, 112), (20, 100)])
+def test_the_heart_is_found_wherever_it_is(middle):
+    image = image_with_heart((100, 120), *middle)
+    logits, _ = infer(image)
+    assert logits.shape == (4, 100, 120, 8) and logits.dtype == torch.float32
+    torch.testing.assert_close(logits.argmax(0) == 3, image[0] > 0.5)
+
+
+def test_the_window_is_centred_on_the_heart():
+    network = Bright()
+    assert HeartWindowInferer((32, 32)).find(image_with_heart((100, 120), 50, 60), network) == (34, 44)
+    assert HeartWindowInferer((32, 32)).find(image_with_heart((100, 120), 6, 118), network) == (0, 88)
+    assert HeartWindowInferer((32, 32)).find(torch.zeros(1, 100, 120, 8), network) == (34, 44)
+
+
+def test_the_window_does_not_depend_on_the_order_of_slices():
+    torch.manual_seed(0)
+    image = torch.rand(1, 70, 80, 10) ** 4
+    inferer = HeartWindowInferer((32, 32))
+    assert inferer.find(image, Bright()) == inferer.find(image.flip(-1), Bright())
+
+
+def test_small_images_are_padded():
+    image = image_with_heart((20, 40), 10, 20)
+    logits, seen = infer(image)
+    assert logits.shape == (4, 20, 40, 8)
+    torch.testing.assert_close(logits.argmax(0) == 3, image[0] > 0.5)
+    assert {shape for shape, _ in seen} == {(1, 1, 32, 32)}
+    assert infer(image_with_heart((20, 30), 10, 15))[0].shape == (4, 20, 30, 8)
+
+
+def test_beyond_the_window_is_background():
+    image = image_with_heart((100, 120), 50, 60)
+    image[0, 2, 2] = 1
+    network = Bright()
+    with torch.no_grad():
+        logits = HeartWindowInferer((32, 32))(image[None], network, corner=(34, 44))[0]
+    assert logits[:, 2, 2].argmax(0).tolist() == [0] * 8
+    assert logits[:, 2, 2].softmax(0)[0].min() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, [1] * 8), (3, [3, 3, 2])])
+def test_slices_go_through_in_batches_in_the_format_asked_for(dtype, batch_size, batches):
+    _, seen = infer(image_with_heart((32, 32), 16, 16), dtype=dtype, batch_size=batch_size)
+    assert seen == [((count, 1, 32, 32), dtype) for count in batches]
+
+
+def test_each_image_has_its_own_window():
+    images = torch.stack([image_with_heart((100, 120), 20, 20), image_with_heart((100, 120), 80, 100)])
+    with torch.no_grad():
+        logits = HeartWindowInferer((32, 32))(images, Bright())
+    torch.testing.assert_close(logits.argmax(1) == 3, images[:, 0] > 0.5)
+
+
+def test_batches_need_a_slice():
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        HeartWindowInferer((32, 32), batch_size=0)

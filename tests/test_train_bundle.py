@@ -264,7 +264,7 @@ def test_training_and_inference_share_what_they_must():
         parser.read_config(str(BUNDLE / "configs" / f"{name}.json"))
         roots.append(parser)
     training, inference = roots
-    keys = ("network_def", "filters", "spacing_mm", "size_divisor", "sw_batch_size")
+    keys = ("network_def", "filters", "spacing_mm", "crop_size", "inference_batch_size")
     for key in (*keys, "percentiles", "scale", "scale_intensity"):
         assert training[key] == inference[key], key
     evaluation = json.loads(EVALUATE.read_text())
@@ -278,7 +278,8 @@ def test_training_and_inference_share_what_they_must():
 
     expected = steps(inference["preprocessing#transforms"])
     assert steps(evaluation["validate#preprocessing"]["transforms"]) == expected
-    assert steps([*training["load#transforms"], training["validate#preprocessing#transforms#1"]]) == expected
+    assert steps(training["load#transforms"]) == expected
+    assert training["validate#inferer"] == inference["inferer"]
     shared = [step for step in inference["postprocessing#transforms"] if step["_target_"] != "SaveImaged"]
     judged = evaluation["validate#postprocessing"]["transforms"]
     assert [step["_target_"] for step in judged] == [step["_target_"] for step in shared]

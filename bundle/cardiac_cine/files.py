@@ -39,14 +39,15 @@ def write_json(content: Any, path: Path) -> None:
         content: plain values, mappings and sequences; paths become text, and NaN, which JSON does not have, null.
         path: the file.
     """
-    write_text(json.dumps(_plain(content), indent=1, allow_nan=False), path)
+    write_text(json.dumps(plain(content), indent=1, allow_nan=False), path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: mappings and sequences as they are, paths as text, NaN as None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,24 +1,125 @@
-"""Inference slice by slice in mixed precision."""
+"""Inference slice by slice on a window round the heart."""
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.inferers import SliceInferer
+import torch.nn.functional as F
+from monai.inferers import Inferer
+from torch import Tensor
+
+# Logits where the network did not look: background, as sure as a softmax in single precision can be.
+_SURE = 20.0
+# Windows of the search overlap by this share, so that one of them holds the whole left ventricle.
+_OVERLAP = 0.3
+# A class other than background, more likely than not.
+_LIKELY = 0.5
 
 
-class AutocastSliceInferer(SliceInferer):
-    """MONAI's slice-by-slice inference with autocast on any device; MONAI's evaluators know CUDA only.
+class HeartWindowInferer(Inferer):
+    """Find the heart in a few slices, then run the network on a window round it in every slice.
+
+    The network's normalisation depends on what else is in view: a window of the size it was trained on gives better
+    masks than a whole slice, whatever the field of view or the empty border round the image, and takes half the time.
 
     Args:
+        window_size: of the window along x and y, the crop size of training. A smaller image is padded with 0.
+        batch_size: slices that go through the network at once.
         dtype: number format of the network's forward pass; float32 for none but full precision.
-        kwargs: as for :class:`monai.inferers.SliceInferer`.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1.
     """
 
-    def __init__(self, dtype: torch.dtype, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, window_size: Sequence[int], batch_size: int = 1, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.window_size = (int(window_size[0]), int(window_size[1]))
+        self.batch_size = batch_size
         self.dtype = dtype
 
-    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the network's output for every slice of ``inputs`` (b, c, x, y, z), in float32."""
-        with torch.autocast(inputs.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return super().__call__(inputs, network, *args, **kwargs).float()
+    def __call__(self, inputs: Tensor, network: Any, corner: tuple[int, int] | None = None) -> Tensor:
+        """Return logits (b, classes, x, y, z), float32, for images (b, c, x, y, z); background beyond the window.
+
+        Args:
+            inputs: images.
+            network: takes (n, c, window x, window y).
+            corner: of the window, the same in all images and slices; None looks for each image's own.
+        """
+        return torch.stack([self._image(image, network, corner) for image in inputs])
+
+    def find(self, image: Tensor, network: Any) -> tuple[int, int]:
+        """Return the corner of the window round the heart.
+
+        Four slices a quarter and half way from either end are searched in overlapping windows; the one with most of a
+        heart in it is moved to the heart's middle, twice.
+
+        Args:
+            image: (c, x, y, z).
+            network: as for calling.
+
+        Returns:
+            Indices along x and y, of an image padded to the window's size where it is smaller. The window is in the
+            middle where no heart is found.
+        """
+        slices = self._slices(image)
+        shape = slices.shape[2:]
+        starts = [_starts(n, window) for n, window in zip(shape, self.window_size, strict=True)]
+        if all(len(start) == 1 for start in starts):
+            return 0, 0
+        last = len(slices) - 1
+        places = {index for share in (0.25, 0.5) for index in (int(share * last), last - int(share * last))}
+        slices = slices[sorted(places)]
+        hearts = [self._heart(slices, network, corner) for corner in itertools.product(*starts)]
+        _, middle = max(hearts, key=lambda heart: heart[0])
+        corner = self._round(middle, shape)
+        found, middle = self._heart(slices, network, corner)
+        return self._round(middle, shape) if found else corner
+
+    def _heart(self, slices: Tensor, network: Any, corner: tuple[int, ...]) -> tuple[int, tuple[float, float]]:
+        """Return how many pixels of a window are likely heart, and their middle; the image's where there are none."""
+        likely = 1 - self._run(self._cut(slices, corner), network).softmax(1)[:, 0] > _LIKELY
+        heart = likely.nonzero()[:, 1:].double()
+        if not len(heart):
+            return 0, (slices.shape[2] / 2, slices.shape[3] / 2)
+        x, y = heart.mean(0).tolist()
+        return len(heart), (corner[0] + x + 0.5, corner[1] + y + 0.5)
+
+    def _round(self, middle: tuple[float, float], shape: Sequence[int]) -> tuple[int, int]:
+        x, y = (
+            min(max(0, round(centre - window / 2)), n - window)
+            for centre, window, n in zip(middle, self.window_size, shape, strict=True)
+        )
+        return x, y
+
+    def _image(self, image: Tensor, network: Any, corner: tuple[int, int] | None) -> Tensor:
+        slices = self._slices(image)
+        x, y = corner or self.find(image, network)
+        found = self._run(self._cut(slices, (x, y)), network)
+        logits = found.new_full((*found.shape[:2], *slices.shape[2:]), -_SURE)
+        logits[:, 0] = _SURE
+        self._cut(logits, (x, y))[:] = found
+        return logits[:, :, : image.shape[1], : image.shape[2]].movedim(0, -1)
+
+    def _slices(self, image: Tensor) -> Tensor:
+        """Return the image as (z, c, x, y), at least as large as the window."""
+        missing = [max(0, window - n) for window, n in zip(self.window_size, image.shape[1:3], strict=True)]
+        return F.pad(torch.as_tensor(image).movedim(-1, 0), (0, missing[1], 0, missing[0]))
+
+    def _cut(self, slices: Tensor, corner: tuple[int, ...]) -> Tensor:
+        x, y = corner
+        return slices[:, :, x : x + self.window_size[0], y : y + self.window_size[1]]
+
+    def _run(self, slices: Tensor, network: Any) -> Tensor:
+        with torch.autocast(slices.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            parts = [network(part) for part in slices.split(self.batch_size)]
+        return torch.cat(parts).float()
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Return where windows start that cover a length evenly with some overlap."""
+    count = 1 + math.ceil(max(0, length - window) / ((1 - _OVERLAP) * window))
+    return [round(index * (length - window) / max(1, count - 1)) for index in range(count)]

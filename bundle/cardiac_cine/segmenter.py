@@ -16,7 +16,8 @@ from tqdm import tqdm
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame, read_frame, write_mask
-from cardiac_cine.labels import STRUCTURES
+from cardiac_cine.inferers import HeartWindowInferer
+from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -124,22 +125,27 @@ class Segmenter:
         return self.postprocess(self.predict(self.preprocess(frame)))
 
     def segment_cine(self, cine: Cine) -> np.ndarray:
-        """Return the masks of all phases, uint8 label ids, (x, y, z, t), each as :meth:`segment` makes it.
+        """Return the masks of all phases, uint8 label ids, (x, y, z, t), each made as in :meth:`segment`.
 
-        They depend on the voxels and their spacing alone, not on the file format or the direction of the scan. Several
-        phases go through the network as one stack of slices, as many as fit a bounded memory.
+        They depend on voxels and spacing alone; in :meth:`segment`, the direction of an oblique frame's axes may move
+        the sampling by half a pixel, as in MONAI's own pipeline. Several phases go through the network as one stack of
+        slices, as many as fit a bounded memory, on the window found in the first phase.
 
         Args:
             cine: the cine.
         """
         masks = np.zeros(cine.array.shape, np.uint8)
+        window: dict[str, tuple[int, int]] = {}
         at_once = max(1, _SLICES_AT_ONCE // cine.array.shape[2])
         waiting: list[tuple[int, dict[str, MetaTensor]]] = []
         for phase in tqdm(range(cine.phases), cine.name, unit="phase", leave=False, disable=_quiet(cine)):
             waiting.append((phase, self.preprocess(_upright(cine, phase))))
             if len(waiting) == at_once or phase == cine.phases - 1:
-                stack = torch.cat([data["image"].as_tensor() for _, data in waiting], -1)
-                logits = self._logits(stack).split(waiting[0][1]["image"].shape[-1], -1)
+                images = [data["image"].as_tensor() for _, data in waiting]
+                if not window and isinstance(self._inferer, HeartWindowInferer):
+                    with torch.no_grad():
+                        window["corner"] = self._inferer.find(images[0].to(self.device), self.network)
+                logits = self._logits(torch.cat(images, -1), **window).split(images[0].shape[-1], -1)
                 for (index, data), pred in zip(waiting, logits, strict=True):
                     masks[..., index] = self.postprocess({**data, "pred": MetaTensor(pred)})
                 waiting = []
@@ -168,22 +174,23 @@ class Segmenter:
             Structure key to the mean Dice between the plain answer and each of ``VARIANTS``, before postprocessing; NaN
             where no answer has the structure.
         """
-        inputs = [self.preprocess(_upright(cine, phase))["image"].as_tensor() for phase in sorted(set(phases))]
-        stack = torch.cat(inputs, -1)
-        plain = self._logits(stack).argmax(0)
-        others = [back(self._logits(change(stack))).argmax(0) for change, back in VARIANTS.values()]
-        dice = {}
-        for structure in STRUCTURES:
-            found = plain == structure.id
-            overlaps = [2 * (found & (other == structure.id)).sum().item() for other in others]
-            sizes = [(found.sum() + (other == structure.id).sum()).item() for other in others]
-            shares = [overlap / size if size else np.nan for overlap, size in zip(overlaps, sizes, strict=True)]
-            dice[structure.key] = float(np.mean(shares))
-        return dice
+        overlaps = np.zeros((len(VARIANTS), NUM_CLASSES))
+        sizes = np.zeros_like(overlaps)
+        for phase in sorted(set(phases)):
+            image = self.preprocess(_upright(cine, phase))["image"].as_tensor()
+            plain = self._logits(image).argmax(0)
+            for row, (change, back) in enumerate(VARIANTS.values()):
+                other = back(self._logits(change(image))).argmax(0)
+                for structure in STRUCTURE_IDS:
+                    overlaps[row, structure] += 2 * ((plain == structure) & (other == structure)).sum().item()
+                    sizes[row, structure] += ((plain == structure).sum() + (other == structure).sum()).item()
+        with np.errstate(invalid="ignore"):  # a structure that no answer has is undefined
+            dice = (overlaps / sizes).mean(0)
+        return {structure.key: float(dice[structure.id]) for structure in STRUCTURES}
 
-    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+    def _logits(self, image: torch.Tensor, **window: tuple[int, int]) -> torch.Tensor:
         with torch.no_grad():
-            return self._inferer(image[None].to(self.device), self.network)[0]
+            return self._inferer(image[None].to(self.device), self.network, **window)[0]
 
 
 def _upright(cine: Cine, phase: int) -> Frame:

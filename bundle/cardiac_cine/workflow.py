@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from cardiac_cine import cohort_report, study_report
 from cardiac_cine.cine import Cine
-from cardiac_cine.dicom_output import Software
+from cardiac_cine.dicom_output import Software, check_sources
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import write_json
+from cardiac_cine.files import plain, write_json
 from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
+from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
 from cardiac_cine.quality import quality_flags
 from cardiac_cine.segmenter import Segmenter
@@ -53,6 +54,7 @@ class Options:
         stabilise: replace slices that jump out and back within one phase, see :mod:`cardiac_cine.temporal`.
         agreement: let the network see end-diastole and end-systole in variants, for the flag of low confidence.
         overwrite: do finished studies again.
+        patients: case to what is known of its patient beside the files, see :mod:`cardiac_cine.patients`.
     """
 
     report: bool = True
@@ -62,6 +64,7 @@ class Options:
     stabilise: bool = True
     agreement: bool = True
     overwrite: bool = False
+    patients: Mapping[str, Known] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Workflow:
             "not_reached": [study.source for study in run.not_reached],
             "problems": run.problems,
             "left_out": run.left_out,
-            "options": vars(self.options),
+            "options": asdict(self.options),
             **self.software,
         }
         write_json(summary, self.output_dir / SUMMARY)
@@ -203,7 +206,9 @@ class Workflow:
         return Outcome(study.name, study.source, DONE)
 
     def _process(self, study: Study, fingerprint: dict[str, Any]) -> None:
-        cine = study.read()
+        cine = complete(study.read(), self.options.patients)
+        if self.options.dicom:
+            check_sources(cine)
         masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
         found = measure(
             masks,
@@ -237,7 +242,8 @@ class Workflow:
         with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
             self._write(cine, masks, found, flags, uncertainty, Path(staging))
             write_json(content, Path(staging) / cine.name / MEASUREMENTS.format(case=cine.name))
-            _publish(Path(staging) / cine.name, self.output_dir / cine.name, MEASUREMENTS.format(case=cine.name))
+            names = [name.format(case=cine.name) for name in (MEASUREMENTS, REPORT, DICOM_SEG, DICOM_SR)]
+            _publish(Path(staging) / cine.name, self.output_dir / cine.name, names)
 
     def _write(
         self,
@@ -271,7 +277,8 @@ class Workflow:
             "modified_ns": max((stat.st_mtime_ns for stat in stats), default=0),
             "weights_sha256": self.model,
             "version": versions()["cardiac_cine"],
-            "options": {key: value for key, value in vars(self.options).items() if key != "overwrite"},
+            "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "patients")},
+            "patient": plain(asdict(self.options.patients.get(study.name, Known()))),
         }
 
     def _is_finished(self, case: str, fingerprint: Mapping[str, Any]) -> bool:
@@ -323,12 +330,20 @@ def _checked_frame(name: str, frame: int | None, cine: Cine) -> int | None:
     return frame
 
 
-def _publish(staged: Path, folder: Path, last: str) -> None:
-    """Move a study's results into place, after taking away the file that says an earlier run had finished it."""
+def _publish(staged: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move a study's results into place, after taking away an earlier run's.
+
+    Args:
+        staged: holds what to move.
+        folder: where it goes.
+        names: what an earlier run may have left there and this one need not replace; the first says that a study is
+            finished, so it goes first and comes last.
+    """
     folder.mkdir(exist_ok=True)
-    (folder / last).unlink(missing_ok=True)
-    for path in sorted(staged.iterdir(), key=lambda path: path.name == last):
-        target = folder / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
+    for earlier in (folder / name for name in names):
+        if earlier.is_dir():
+            shutil.rmtree(earlier)
+        else:
+            earlier.unlink(missing_ok=True)
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == names[0]):
+        path.replace(folder / path.name)

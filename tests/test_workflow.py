@@ -1,0 +1,222 @@
+import csv
+import json
+import os
+from pathlib import Path
+
+import cli
+import numpy as np
+import pytest
+import torch
+from dicom_sources import phantom
+from test_images import heart, write_stack
+from test_temporal import beating
+
+from cardiac_cine.cine import Cine
+from cardiac_cine.datasets.phantom_dicom import write_dicom
+from cardiac_cine.errors import InputError
+from cardiac_cine.labels import RV
+from cardiac_cine.segmenter import Segmenter
+from cardiac_cine.studies import Found, Study, find_studies
+from cardiac_cine.workflow import Workflow, segment_study
+
+# What these tests do not look at, left out for speed.
+QUICK = {"report": False, "agreement": False}
+SMALL = heart((64, 64, 2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Keep the network from waiting for other processes' threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter.from_bundle(cli.BUNDLE, device="cpu")
+
+
+def statuses(run):
+    return {outcome.name: outcome.status for outcome in run.outcomes}
+
+
+def content_of(folder, case):
+    return json.loads((folder / case / f"{case}_measurements.json").read_text())
+
+
+def unreadable(folder, name):
+    array = SMALL.copy()
+    array[0, 0, 0] = np.nan
+    return write_stack(folder / f"{name}.nii.gz", array, dtype=np.float32)
+
+
+def test_a_finished_study_is_done_again_when_something_it_depends_on_changes(segmenter, tmp_path):
+    path = write_stack(tmp_path / "data" / "a.nii.gz", SMALL)
+    out = tmp_path / "out"
+
+    def status(options=QUICK, network=segmenter):
+        return statuses(Workflow(network, out, options).run(find_studies(path)))["a"]
+
+    assert [status(), status()] == ["done", "skipped"]
+    written = (out / "a" / "a_seg.nii.gz").stat().st_mtime_ns
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
+    assert [status(), status()] == ["done", "skipped"]
+    assert (out / "a" / "a_seg.nii.gz").stat().st_mtime_ns > written
+    for options in ({**QUICK, "stabilise": False}, {**QUICK, "ed_frame": 0}, QUICK):
+        assert [status(options), status(options)] == ["done", "skipped"]
+    assert [status({**QUICK, "overwrite": True}), status()] == ["done", "skipped"]
+    state = {key: value + 1e-3 for key, value in segmenter.network.state_dict().items()}
+    torch.save(state, tmp_path / "other.pt")
+    other = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=tmp_path / "other.pt", device="cpu")
+    assert [status(network=other), status(network=other)] == ["done", "skipped"]
+    assert content_of(out, "a")["software"]["weights"] == str(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_a_study_with_unreadable_measurements_is_not_finished(segmenter, tmp_path, damage):
+    path = write_stack(tmp_path / "a.nii.gz", SMALL)
+    workflow = Workflow(segmenter, tmp_path / "out", QUICK)
+    workflow.run(find_studies(path))
+    (tmp_path / "out" / "a" / "a_measurements.json").write_bytes(damage)
+    assert statuses(workflow.run(find_studies(path))) == {"a": "done"}
+
+
+def test_flagged_studies_come_first_and_failed_ones_last(segmenter, tmp_path):
+    for name in ("good1", "good2", "odd"):
+        write_stack(tmp_path / "data" / f"{name}.nii.gz", SMALL)
+    unreadable(tmp_path / "data", "bad")
+    out = tmp_path / "out"
+    workflow = Workflow(segmenter, out, QUICK)
+    workflow.run(find_studies(tmp_path / "data"))
+    # Rows of finished studies come from their files, where a test can decide on the flags.
+    for name in ("good1", "good2", "odd"):
+        flags = [{"code": "odd_shape", "reason": "The heart is odd."}] if name == "odd" else []
+        content = content_of(out, name) | {"quality_flags": flags}
+        (out / name / f"{name}_measurements.json").write_text(json.dumps(content))
+    run = workflow.run(find_studies(tmp_path / "data"))
+    assert statuses(run) == {"bad": "failed", "good1": "skipped", "good2": "skipped", "odd": "skipped"}
+    with (out / "measurements.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["case"], row["status"], row["flags"]) for row in rows] == [
+        ("odd", "done", "odd_shape"),
+        ("good1", "done", ""),
+        ("good2", "done", ""),
+        ("bad", "failed", ""),
+    ]
+    assert "bad.nii.gz: 1 voxels are NaN or infinite" in rows[-1]["reasons"]
+
+
+def test_a_run_is_checked(segmenter, tmp_path):
+    write_stack(tmp_path / "data" / "a.nii.gz", SMALL)
+    workflow = Workflow(segmenter, tmp_path / "out", QUICK)
+    workflow.run(find_studies(tmp_path / "data")).check()
+    unreadable(tmp_path / "data", "b")
+    (tmp_path / "data" / "c.dcm").write_bytes(b"no DICOM")
+    with pytest.raises(InputError, match=r"^1 of 2 studies failed") as caught:
+        workflow.run(find_studies(tmp_path / "data")).check()
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
+        str(tmp_path / "data" / "b.nii.gz"),
+        str(tmp_path / "data" / "c.dcm"),
+    ]
+
+
+def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
+    path = write_stack(tmp_path / "a.nii.gz", SMALL)
+    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom": True}).run(find_studies(path)).outcomes
+    assert (outcome.status, outcome.unexpected) == ("failed", False)
+    assert outcome.reasons == (f"{path}: expected DICOM files, since results in DICOM refer to their source images",)
+    assert not (tmp_path / "out" / "a").exists()
+
+
+@pytest.mark.parametrize("frames", [{"ed_frame": 1}, {"es_frame": -1}])
+def test_a_phase_that_there_is_not_fails_the_study(segmenter, tmp_path, frames):
+    path = write_stack(tmp_path / "a.nii.gz", SMALL)
+    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, **frames}).run(find_studies(path)).outcomes
+    [(name, value)] = frames.items()
+    assert outcome.reasons == (f"{path}: {name} is {value}, expected 0 to 0",)
+
+
+def test_unknown_options_and_a_file_as_folder_are_refused(segmenter, tmp_path):
+    with pytest.raises(TypeError, match="reports"):
+        Workflow(segmenter, tmp_path, {"reports": True})
+    with pytest.raises(InputError, match=r"a.nii.gz: not a folder, expected one to write to"):
+        Workflow(segmenter, write_stack(tmp_path / "a.nii.gz", SMALL))
+
+
+def test_what_an_earlier_run_wrote_and_this_one_does_not_is_gone(segmenter, tmp_path):
+    write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
+    found = find_studies(tmp_path / "data")
+    out = tmp_path / "out"
+    Workflow(segmenter, out, {"agreement": False, "dicom": True}).run(found).check()
+    (out / "a" / "notes.txt").write_text("a reader's own")
+    always = {"a_measurements.json", "a_seg.nii.gz", "notes.txt"}
+    named = {path.name for path in (out / "a").iterdir()}
+    assert named == always | {"a_report.html", "a_seg_dicom", "a_sr.dcm"}
+    Workflow(segmenter, out, QUICK).run(found).check()
+    assert {path.name for path in (out / "a").iterdir()} == always
+    with (out / "measurements.csv").open(newline="") as stream:
+        assert [row["report"] for row in csv.DictReader(stream)] == [""]
+
+
+def test_a_study_that_stopped_between_two_files_is_not_finished(segmenter, tmp_path, monkeypatch):
+    path = write_stack(tmp_path / "a.nii.gz", SMALL)
+    out = tmp_path / "out"
+    workflow = Workflow(segmenter, out, QUICK)
+    workflow.run(find_studies(path)).check()
+    write_stack(path, heart((64, 64, 3)))
+    replace = Path.replace
+
+    def full_disk(self, target):
+        if Path(target) == out / "a" / "a_measurements.json":
+            raise OSError("disk full")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full_disk)
+        [outcome] = workflow.run(find_studies(path)).outcomes
+    assert outcome.unexpected and outcome.reasons == (f"{path}: OSError: disk full",)
+    assert [item.name for item in (out / "a").iterdir()] == ["a_seg.nii.gz"]
+    assert [item.name for item in out.iterdir() if item.name.startswith(".")] == []
+    assert statuses(workflow.run(find_studies(path))) == {"a": "done"}
+    assert content_of(out, "a")["shape"] == [64, 64, 3, 1]
+
+
+def test_an_interruption_leaves_a_summary_of_what_is_done(segmenter, tmp_path):
+    [a] = find_studies(write_stack(tmp_path / "a.nii.gz", SMALL)).studies
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    others = [Study(name, tmp_path / name, (a.source,), interrupt) for name in "bc"]
+    run = Workflow(segmenter, tmp_path / "out", QUICK).run(Found((a, *others)))
+    assert run.interrupted and statuses(run) == {"a": "done"}
+    assert [study.name for study in run.not_reached] == ["b", "c"]
+    summary = json.loads((tmp_path / "out" / "segment.json").read_text())
+    assert summary["not_reached"] == [str(tmp_path / "b"), str(tmp_path / "c")]
+    assert (tmp_path / "out" / "measurements.csv").read_text().count("\n") == 2
+    with pytest.raises(InputError, match=r"^0 of 3 studies failed\ninterrupted$"):
+        run.check()
+
+
+class Flickering:
+    """Answers with masks of a beating heart that lost a slice in one phase."""
+
+    def segment_cine(self, cine):
+        masks = beating()
+        masks[masks == RV] = 0  # a strip, which the repair would not leave
+        masks[:, :, 1, 5] = 0
+        return masks
+
+
+def test_a_slice_that_flickers_is_replaced():
+    cine = Cine("a", Path("a"), np.zeros(beating().shape), np.diag([2.0, 2.0, 10.0, 1.0]))
+    masks, replaced = segment_study(Flickering(), cine)
+    assert replaced == ((1, 5),)
+    np.testing.assert_array_equal(masks[:, :, 1, 5] > 0, (beating()[:, :, 1, 4] > 0) & (beating()[:, :, 1, 6] > 0))
+    others = np.ones(beating().shape[2:], bool)
+    others[1, 5] = False
+    np.testing.assert_array_equal(masks[:, :, others], Flickering().segment_cine(cine)[:, :, others])
+    masks, replaced = segment_study(Flickering(), cine, steady=False)
+    assert replaced == () and not masks[:, :, 1, 5].any()
