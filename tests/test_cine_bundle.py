@@ -23,7 +23,7 @@ from cardiac_cine.workflow import Options, Workflow
 CONFIGS = cli.BUNDLE / "configs"
 FILES = [str(CONFIGS / f"{name}.json") for name in ("inference", "cine")]
 # Keys of cine.json by the name of the option that they set.
-OPTION_KEYS = {"report": "reports"}
+OPTION_KEYS = {"report": "reports", "patients": "known"}
 
 
 def run_bundle(tmp_path, *arguments):

@@ -238,7 +238,7 @@ def test_evaluation_agrees_with_inference(trained, small_training, tmp_path):
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.json"))
     frames = [Path(item["image"]) for item in items(small_training["dataset_dir"], "tutorial", "validation")]
-    shared = {key: small_training[key] for key in ("bundle_root", "filters", "spacing_mm", "device")}
+    shared = {key: small_training[key] for key in ("bundle_root", "filters", "spacing_mm", "crop_size", "device")}
     parser.update({**shared, "dataset_dir": str(frames[0].parent), "output_dir": str(tmp_path / "inferred")})
     parser.update({"ckpt_path": weights})
     inference = ConfigWorkflow(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 # Logits where the network did not look: background, as sure as a softmax in single precision can be.
@@ -49,7 +50,9 @@ class HeartWindowInferer(Inferer):
             network: takes (n, c, window x, window y).
             corner: of the window, the same in all images and slices; None looks for each image's own.
         """
-        return torch.stack([self._image(image, network, corner) for image in inputs])
+        # A stack of images that each remember their transforms would remember them in a form that no transform takes.
+        plain = convert_to_tensor(inputs, track_meta=False)
+        return torch.stack([self._image(image, network, corner) for image in plain])
 
     def find(self, image: Tensor, network: Any) -> tuple[int, int]:
         """Return the corner of the window round the heart.
@@ -107,7 +110,7 @@ class HeartWindowInferer(Inferer):
     def _slices(self, image: Tensor) -> Tensor:
         """Return the image as (z, c, x, y), at least as large as the window."""
         missing = [max(0, window - n) for window, n in zip(self.window_size, image.shape[1:3], strict=True)]
-        return F.pad(torch.as_tensor(image).movedim(-1, 0), (0, missing[1], 0, missing[0]))
+        return F.pad(image.movedim(-1, 0), (0, missing[1], 0, missing[0]))
 
     def _cut(self, slices: Tensor, corner: tuple[int, ...]) -> Tensor:
         x, y = corner
