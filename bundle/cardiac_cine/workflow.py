@@ -288,7 +288,7 @@ class Workflow:
     def _read(self, case: str) -> dict[str, Any] | None:
         path = self.output_dir / case / MEASUREMENTS.format(case=case)
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
