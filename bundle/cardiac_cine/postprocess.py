@@ -55,7 +55,7 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     for attempt in itertools.count():
         mask = largest_components(mask)
         # Checking takes longer than all else, so a slice that passed is checked again only where it changed.
-        changed = [z for z in range(mask.shape[2]) if not np.array_equal(mask[..., z], passed.get(z))]
+        changed = [z for z in range(mask.shape[2]) if z not in passed or (mask[..., z] != passed[z]).any()]
         failing = [z for z in changed if slice_faults(mask[..., z], in_plane_mm)]
         if not failing:
             break
