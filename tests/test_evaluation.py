@@ -7,15 +7,18 @@ from cardiac_cine.agreement import Agreement
 from cardiac_cine.evaluation import (
     LEVEL_BINS,
     FrameResult,
+    Overlap,
     SliceFinding,
     degeneration,
     ejection_agreement,
     ejections,
     evaluate_frame,
+    group_cells,
+    level_cells,
     summary_cells,
     worst_first,
 )
-from cardiac_cine.labels import LV, MYO, RV
+from cardiac_cine.labels import LV, MYO, RV, STRUCTURE_KEYS
 
 NAN = math.nan
 # Rows are x and columns y. A pixel is 3 mm2 and a voxel 0.03 mL.
@@ -87,7 +90,8 @@ def a_result(case: str = "p1_ED", dice: tuple[float, float, float] = (0.9, 0.8, 
     patient, _, phase = case.partition("_")
     agreements = tuple(an_agreement(key, value) for key, value in zip(("rv", "myo", "lv"), dice, strict=True))
     defaults = {"agreements": agreements, "degenerated": (), "degenerated_naive": 0, "reference_degenerated": 0}
-    return FrameResult(case, patient, phase, **{"group": "NOR", "levels": (0.0, 0.5, 1.0), **defaults, **fields})
+    defaults |= {"group": "NOR", "levels": (0.0, 0.5, 1.0), "overlaps": ((Overlap(8, 10, 10),) * 3,) * 3}
+    return FrameResult(case, patient, phase, **{**defaults, **fields})
 
 
 def with_volumes(case: str, lv: tuple[float, float], rv: tuple[float, float], group: str = "NOR") -> FrameResult:
@@ -316,3 +320,33 @@ def test_degeneration_counts_by_level():
     assert (found.reference, found.worse_than_reference) == (3, 3)
     nothing = degeneration([])
     assert (nothing.degenerated, nothing.slices, nothing.frames) == ((0,) * 10, (0,) * 10, 0)
+
+
+def test_overlaps_count_the_pixels_of_each_slice():
+    found = evaluate_frame(a_mask(BASE, HOLE, APEX), a_mask(BASE, BASE, APEX), SPACING_MM, about())
+    assert len(found.overlaps) == 3
+    assert found.overlaps[0] == tuple(Overlap(n, n, n) for n in (8, 16, 9))
+    assert [overlap.common for overlap in found.overlaps[1]][2] == found.overlaps[1][2].predicted == 8
+    assert found.overlaps[1][2].reference == 9
+
+
+def test_groups_are_summarised_over_both_phases():
+    results = [a_result("p1_ED", (1.0, 0.8, 0.6)), a_result("p1_ES", (0.5, 0.8, 0.6)), a_result("p2_ED", group="DCM")]
+    cells = group_cells(results)
+    assert [(cell.group, cell.structure) for cell in cells] == [(g, s) for g in ("DCM", "NOR") for s in STRUCTURE_KEYS]
+    assert [cell.dice.n for cell in cells] == [1, 1, 1, 2, 2, 2]
+    assert [cell.dice.mean for cell in cells] == pytest.approx([0.9, 0.8, 0.7, 0.75, 0.8, 0.6])
+
+
+def test_levels_pool_the_pixels_of_all_frames():
+    absent = Overlap(0, 0, 0)
+    first = a_result(levels=(0.0, 0.4, NAN), overlaps=(((Overlap(8, 10, 10), absent, absent)),) * 3)
+    second = a_result(levels=(1.0, 0.2), overlaps=((absent,) * 3, (Overlap(0, 0, 10), absent, absent)))
+    cells = {(cell.level, cell.structure): cell for cell in level_cells([first, second])}
+    assert len(cells) == 12
+    # Two slices at the base, 8 pixels in common of 10 + 10 and 0 + 10; the apex has none.
+    assert (cells["base", "rv"].slices, cells["base", "rv"].dice) == (2, pytest.approx(16 / 30))
+    assert (cells["middle", "rv"].slices, cells["middle", "rv"].dice) == (1, 0.8)
+    assert (cells["beyond", "rv"].slices, cells["beyond", "rv"].dice) == (1, 0.8)
+    assert cells["apex", "rv"].slices == 0 and math.isnan(cells["apex", "rv"].dice)
+    assert math.isnan(cells["base", "lv"].dice)

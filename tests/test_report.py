@@ -9,8 +9,9 @@ from matplotlib.image import imread
 from test_evaluation import a_result, three_patients, two_frames, with_volumes
 
 from cardiac_cine import plots, report
+from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import SliceFinding, summary_cells
-from cardiac_cine.report import overlay_name, summary_table, write_evaluation
+from cardiac_cine.report import overlay_name, read_evaluation, summary_table, write_evaluation
 
 NAN = math.nan
 ABOUT = {"weights": "model.pt", "split": "tutorial"}
@@ -177,7 +178,7 @@ def test_no_more_than_the_worst_frames_are_listed(tmp_path):
 
 
 def test_an_evaluation_of_nothing_defined(tmp_path):
-    content = write_evaluation([a_result("p1", (NAN, NAN, NAN), levels=(NAN, NAN))], tmp_path, {})
+    content = write_evaluation([a_result("p1", (NAN, NAN, NAN), levels=(NAN,) * 3)], tmp_path, {})
     assert math.isnan(content["mean_dice"])
     assert json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)["mean_dice"] is None
     assert "Mean Dice over the table's cells: **undefined**" in (tmp_path / "evaluation.md").read_text()
@@ -229,3 +230,25 @@ def test_a_file_that_fails_midway_leaves_the_earlier_one(tmp_path, monkeypatch, 
         write_evaluation(three_patients()[:1], tmp_path, ABOUT)
     assert names(tmp_path) == sorted(before)
     assert (tmp_path / what).read_bytes() == before[what]
+
+
+def test_an_evaluation_is_read_back_as_it_was(tmp_path):
+    results = whole_evaluation()
+    write_evaluation(results, tmp_path, ABOUT)
+    found = read_evaluation(tmp_path / "evaluation.json")
+    assert sorted(map(repr, found)) == sorted(map(repr, results))  # NaN equals NaN as text
+
+
+def test_what_is_no_evaluation_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"none.json: FileNotFoundError.*expected the evaluation.json"):
+        read_evaluation(tmp_path / "none.json")
+    (tmp_path / "other.json").write_text('{"frames": [{"case": "p1"}]}')
+    with pytest.raises(InputError, match=r"other.json: KeyError"):
+        read_evaluation(tmp_path / "other.json")
+
+
+def test_tables_by_pathology_and_level(tmp_path):
+    write_evaluation(whole_evaluation(), tmp_path, ABOUT)
+    text = (tmp_path / "evaluation.md").read_text()
+    assert "| Group | frames | Dice RV | Dice MYO | Dice LV | d_H (mm) RV |" in text
+    assert "| base | 0.800 | 0.800 | 0.800 |" in text

@@ -10,7 +10,7 @@ import numpy as np
 from cardiac_cine.agreement import Agreement, compare_masks
 from cardiac_cine.anatomy import NAIVE, degenerated_slices
 from cardiac_cine.cases import PHASES
-from cardiac_cine.labels import STRUCTURE_KEYS
+from cardiac_cine.labels import STRUCTURE_IDS, STRUCTURE_KEYS
 from cardiac_cine.levels import count_by_level, slice_levels
 from cardiac_cine.measurements import ef_percent
 from cardiac_cine.statistics import MethodAgreement, Summary, method_agreement, summarise
@@ -18,6 +18,9 @@ from cardiac_cine.statistics import MethodAgreement, Summary, method_agreement, 
 # Bins from base to apex of the histogram of degenerated slices.
 LEVEL_BINS = 10
 CAVITIES = ("lv", "rv")
+# Thirds of the heart, and slices where the reference has none.
+LEVELS = ("base", "middle", "apex")
+BEYOND = "beyond"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,21 @@ class SliceFinding:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Pixels of one structure in one slice, as counted for Dice.
+
+    Attributes:
+        common: in both masks.
+        predicted: in the prediction.
+        reference: in the reference.
+    """
+
+    common: int
+    predicted: int
+    reference: int
+
+
+@dataclass(frozen=True)
 class FrameResult:
     """All findings for one frame.
 
@@ -51,6 +69,7 @@ class FrameResult:
         degenerated_naive: how many fail the criteria as printed.
         reference_degenerated: how many of the reference's slices fail the calibrated criteria.
         levels: level of every slice, see :func:`cardiac_cine.levels.slice_levels`.
+        overlaps: of every slice, one per structure in the order of the label ids.
     """
 
     case: str
@@ -62,6 +81,7 @@ class FrameResult:
     degenerated_naive: int
     reference_degenerated: int
     levels: tuple[float, ...]
+    overlaps: tuple[tuple[Overlap, ...], ...]
 
     @property
     def mean_dice(self) -> float:
@@ -100,7 +120,16 @@ def evaluate_frame(
         degenerated_naive=len(degenerated_slices(prediction, spacing_mm, tolerances=NAIVE)),
         reference_degenerated=len(expert),
         levels=tuple(levels.tolist()),
+        overlaps=tuple(_overlaps(prediction[..., z], reference[..., z]) for z in range(reference.shape[2])),
     )
+
+
+def _overlaps(prediction: np.ndarray, reference: np.ndarray) -> tuple[Overlap, ...]:
+    found = []
+    for structure in STRUCTURE_IDS:
+        ours, theirs = prediction == structure, reference == structure
+        found.append(Overlap(*(int(np.count_nonzero(pixels)) for pixels in (ours & theirs, ours, theirs))))
+    return tuple(found)
 
 
 def worst_first(results: Sequence[FrameResult]) -> list[FrameResult]:
@@ -142,6 +171,62 @@ def summary_cells(results: Sequence[FrameResult]) -> list[Cell]:
                 )
             )
     return cells
+
+
+@dataclass(frozen=True)
+class GroupCell:
+    """One pathology group and structure, both phases together."""
+
+    group: str
+    structure: str
+    dice: Summary
+    hausdorff_mm: Summary
+
+
+def group_cells(results: Sequence[FrameResult]) -> list[GroupCell]:
+    """Summarise over the frames of each pathology group, in alphabetical order; "" where it is unknown."""
+    return [
+        GroupCell(group, key, summarise([a.dice for a in found]), summarise([a.hausdorff_mm for a in found]))
+        for group in sorted({result.group for result in results})
+        for key in STRUCTURE_KEYS
+        for found in [[a for r in results if r.group == group for a in r.agreements if a.structure == key]]
+    ]
+
+
+@dataclass(frozen=True)
+class LevelCell:
+    """One structure in the slices of one level, all frames together.
+
+    Attributes:
+        level: "base", "middle", "apex", thirds of the reference's heart, or "beyond" it.
+        structure: its key.
+        slices: how many of them hold the structure in either mask.
+        dice: of all their pixels together; NaN where there are none.
+    """
+
+    level: str
+    structure: str
+    slices: int
+    dice: float
+
+
+def level_cells(results: Sequence[FrameResult]) -> list[LevelCell]:
+    """Pool the slices of all frames by level, from base to apex and beyond."""
+    pooled: dict[tuple[str, str], list[Overlap]] = {
+        (level, key): [] for level in (*LEVELS, BEYOND) for key in STRUCTURE_KEYS
+    }
+    for result in results:
+        for level, overlaps in zip(result.levels, result.overlaps, strict=True):
+            name = BEYOND if math.isnan(level) else LEVELS[min(int(level * len(LEVELS)), len(LEVELS) - 1)]
+            for key, overlap in zip(STRUCTURE_KEYS, overlaps, strict=True):
+                if overlap.predicted or overlap.reference:
+                    pooled[name, key].append(overlap)
+    return [LevelCell(*place, len(found), _pooled_dice(found)) for place, found in pooled.items()]
+
+
+def _pooled_dice(overlaps: Sequence[Overlap]) -> float:
+    size = sum(overlap.predicted + overlap.reference for overlap in overlaps)
+    return 2 * sum(overlap.common for overlap in overlaps) / size if size else math.nan
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Numbers come from :mod:`cardiac_cine.evaluation`; nothing is measured here.
 """
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -12,18 +13,24 @@ from typing import Any
 
 from cardiac_cine import plots
 from cardiac_cine.agreement import Agreement
+from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import (
     CAVITIES,
     Cell,
     FrameResult,
+    Overlap,
     PatientEjection,
+    SliceFinding,
     degeneration,
     ejection_agreement,
     ejections,
+    group_cells,
+    level_cells,
     summary_cells,
     worst_first,
 )
 from cardiac_cine.files import staged, write_json, write_text
+from cardiac_cine.labels import STRUCTURES
 from cardiac_cine.statistics import MethodAgreement, summarise
 
 QUANTITIES = {"ef_percent": "EF (%)", "edv_ml": "EDV (mL)", "esv_ml": "ESV (mL)"}
@@ -62,6 +69,8 @@ def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mappi
         "about": dict(about),
         "mean_dice": summarise([cell.dice.mean for cell in cells]).mean,
         "summary": [asdict(cell) for cell in cells],
+        "groups": [asdict(cell) for cell in group_cells(results)],
+        "levels": [asdict(cell) for cell in level_cells(results)],
         "agreement": {c: {q: asdict(found) for q, found in by.items()} for c, by in agreement.items()},
         "degenerated_slices": asdict(slices),
         "frames": [asdict(result) | {"mean_dice": result.mean_dice} for result in worst_first(results)],
@@ -88,6 +97,39 @@ def write_evaluation(results: Sequence[FrameResult], out_dir: Path, about: Mappi
         if agreement[cavity]["ef_percent"].n < 2:  # an earlier evaluation's figure would belie this one
             (out_dir / f"{cavity}_ef.png").unlink(missing_ok=True)
     return content
+
+
+def read_evaluation(path: Path) -> list[FrameResult]:
+    """Read the frames of an ``evaluation.json`` back.
+
+    Args:
+        path: as :func:`write_evaluation` wrote it.
+
+    Raises:
+        InputError: the file is missing, is no JSON, or was written by another version.
+    """
+    expected = "expected the evaluation.json of an evaluation by this version"
+    try:
+        return [_frame_result(frame) for frame in json.loads(path.read_text(encoding="utf-8"))["frames"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: {type(error).__name__}: {error}; {expected}") from None
+
+
+def _frame_result(frame: Mapping[str, Any]) -> FrameResult:
+    def known(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: math.nan if value is None else value for key, value in values.items() if key != "mean_dice"}
+
+    return FrameResult(
+        **known(frame)
+        | {
+            "agreements": tuple(Agreement(**known(item)) for item in frame["agreements"]),
+            "degenerated": tuple(
+                SliceFinding(**known(item) | {"reasons": tuple(item["reasons"])}) for item in frame["degenerated"]
+            ),
+            "levels": tuple(math.nan if level is None else level for level in frame["levels"]),
+            "overlaps": tuple(tuple(Overlap(**item) for item in overlaps) for overlaps in frame["overlaps"]),
+        }
+    )
 
 
 def overlay_name(rank: int, result: FrameResult) -> str:
@@ -145,6 +187,9 @@ def _markdown(
         )
     ]
     lines += ["", *(f"![{c.upper()} EF]({c}_ef.png)" for c, by in agreement.items() if by["ef_percent"].n > 1), ""]
+    lines += ["## By pathology", "", _by_group(results), "", "Both phases together, mean over frames.", ""]
+    lines += ["## By level", "", _by_level(results), ""]
+    lines += ["Thirds of the reference's heart and slices beyond it; Dice of all pixels of a level together.", ""]
     lines += ["## Degenerated slices", ""]
     lines += [
         f"{sum(slices['degenerated']) + slices['beyond']} slices in {slices['frames']} of {len(results)} frames fail "
@@ -168,6 +213,27 @@ def _markdown(
         "",
     ]
     return "\n".join(lines)
+
+
+def _by_group(results: Sequence[FrameResult]) -> str:
+    cells = group_cells(results)
+    head = ["Group", "frames", *(f"{what} {s.key.upper()}" for what in ("Dice", "d_H (mm)") for s in STRUCTURES)]
+    rows = []
+    for group in dict.fromkeys(cell.group for cell in cells):
+        own = [cell for cell in cells if cell.group == group]
+        means = [_number(c.dice.mean, 3) for c in own] + [_number(c.hausdorff_mm.mean, 1) for c in own]
+        rows.append([group or "unknown", str(sum(r.group == group for r in results)), *means])
+    return _table(head, rows)
+
+
+def _by_level(results: Sequence[FrameResult]) -> str:
+    cells = level_cells(results)
+    head = ["Level", *(f"{what} {s.key.upper()}" for what in ("Dice", "slices") for s in STRUCTURES)]
+    rows = []
+    for level in dict.fromkeys(cell.level for cell in cells):
+        own = [cell for cell in cells if cell.level == level]
+        rows.append([level, *(_number(c.dice, 3) for c in own), *(str(c.slices) for c in own)])
+    return _table(head, rows)
 
 
 def _frame_rows(results: Sequence[FrameResult]) -> list[dict[str, Any]]:
