@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from cardiac_cine.augmentation import BatchAugmentation, Strength, change_intensities, warp
+from cardiac_cine.augmentation import BatchAugmentation, Strength, change_intensities, change_neighbours, warp
 
 PROBABILITIES = [field.name for field in dataclasses.fields(Strength) if field.name.endswith("_prob")]
 OFF = dict.fromkeys(PROBABILITIES, 0.0) | {"shift": 0.0}
@@ -192,6 +192,45 @@ def test_elastic_deformation_is_smooth_and_of_its_size():
     assert 1.5 < moved.std() < 3.5
     # Independent pixels would differ from their neighbours by sqrt(2) of that.
     assert moved.diff(dim=2).std() < 0.2 * moved.std()
+
+
+def a_stack(count: int = 200) -> torch.Tensor:
+    """Slices of 2 between neighbours of 1 and 3."""
+    return torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1).expand(count, 3, 8, 8)
+
+
+def test_half_of_the_stacks_are_turned_and_some_neighbours_lost():
+    turned = change_neighbours(a_stack(), Strength(**only()))[:, :, 0, 0]
+    assert (turned[:, 1] == 2).all()
+    upright = (turned[:, 0] == 1).float()
+    assert ((turned[:, 0] == 3) == (upright == 0)).all() and (turned[:, 0] + turned[:, 2] == 4).all()
+    assert 0.4 < upright.mean() < 0.6
+    lost = change_neighbours(a_stack(), Strength(**only(lost_prob=0.3)))[:, :, 0, 0]
+    assert (lost[:, 1] == 2).all()
+    assert 0.2 < (lost[:, [0, 2]] == 0).float().mean() < 0.4
+
+
+def test_a_slice_without_neighbours_stays_alone():
+    image = torch.rand(3, 1, 8, 8)
+    assert change_neighbours(image, Strength(lost_prob=1.0)) is image
+
+
+def test_neighbours_move_and_change_with_their_slice():
+    mask = blobs()
+    batch = {"image": mask.expand(8, 3, 64, 64), "label": mask.to(torch.uint8)}
+    image, label = BatchAugmentation((64, 64), {"noise_prob": 0.0, "lost_prob": 0.0})(batch)
+    assert image.shape == (8, 3, 64, 64) and label.shape == (8, 1, 64, 64)
+    torch.testing.assert_close(image, image[:, 1:2].expand_as(image))
+
+
+def test_a_neighbour_that_there_is_not_stays_so():
+    stack = torch.rand(30, 3, 24, 20)
+    stack[:15, 0] = 0
+    strength = dict.fromkeys(PROBABILITIES, 1.0) | {"lost_prob": 0.0}
+    image, _ = BatchAugmentation((16, 12), strength)({"image": stack, "label": torch.zeros(30, 1, 24, 20)})
+    empty = image.flatten(2).eq(0).all(-1)
+    # Whichever way up: one neighbour of each of the first fifteen, nothing else.
+    assert (empty[:15].sum(1) == 1).all() and not empty[15:].any() and not empty[:, 1].any()
 
 
 INTENSITIES = ["bias_prob", "blur_prob", "low_resolution_prob", "contrast_prob", "brightness_prob", "gamma_prob"]

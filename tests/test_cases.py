@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cardiac_cine import cases
-from cardiac_cine.cases import Case, Datalist, problems_of, read, validate, write
+from cardiac_cine.cases import Case, Datalist, problems_of, read, stratified, validate, write
 from cardiac_cine.errors import InputError
 
 # The smallest stack that passes for a heart's: 80 x 72 mm in plane.
@@ -96,6 +96,32 @@ def test_a_case_is_named_after_its_image_and_becomes_a_flat_item():
     assert math.isnan(item["height_cm"])
 
 
+@pytest.mark.parametrize(
+    ("fields", "complete"),
+    [
+        ({}, True),
+        ({"structures": (3, 1, 2)}, True),
+        ({"structures": (1, 2)}, False),
+        ({"structures": ()}, False),
+        ({"slices": (0,)}, False),
+    ],
+)
+def test_a_complete_case_has_all_structures_in_all_slices(fields, complete):
+    assert a_case(Path("/data"), **fields).complete is complete
+
+
+def test_patients_are_chosen_from_every_group_by_its_share():
+    groups = {f"{group}{index}": group for group, size in (("DCM", 8), ("", 4), ("RV", 4)) for index in range(size)}
+    chosen = {seed: stratified(groups, 4, seed) for seed in range(20)}
+    for patients in chosen.values():
+        assert list(patients) == sorted(set(patients))
+        assert sorted(groups[patient] for patient in patients) == ["", "DCM", "DCM", "RV"]
+    assert len(set(chosen.values())) > 10
+    assert stratified(groups, 4, 0) == stratified(dict(reversed(groups.items())), 4, 0)
+    assert stratified(groups, 99, 0) == tuple(sorted(groups))
+    assert stratified(groups, 0, 0) == stratified({}, 3, 0) == ()
+
+
 def test_sections_split_by_patient():
     datalist = a_datalist(Path("/data"), (0, 1, 0, 2, 2), mine=("p3", "p1"))
     assert datalist.split_names() == ["mine", "fold0", "fold1", "fold2", "fold3", "fold4"]
@@ -128,6 +154,7 @@ def test_a_datalist_written_is_read_back(tmp_path):
     listed = (
         a_case(tmp_path / "source" / "a", group="HCM", height_cm=181.5, weight_kg=77.0, frame_number=3, num_frames=30),
         a_case(tmp_path / "source", "p2", "ES", fold=4, excluded_from_training="the same scan as another's"),
+        a_case(tmp_path / "source", "p3", "", structures=(3, 2), slices=(0, 4)),
     )
     datalist = Datalist("toy", listed, {"mine": ("p2",), "none": ()}, licence="CC BY 4.0", reference="Ä. et al.")
     path = write(datalist, tmp_path / "new" / "out", tmp_path / "source")
@@ -136,10 +163,10 @@ def test_a_datalist_written_is_read_back(tmp_path):
     assert read(path) == datalist
     content = json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     assert content["source"] == str(tmp_path / "source")
-    assert [entry["image"] for entry in content["training"]] == ["a/p1_ED.nii.gz", "p2_ES.nii.gz"]
+    assert [entry["image"] for entry in content["training"]] == ["a/p1_ED.nii.gz", "p2_ES.nii.gz", "p3_.nii.gz"]
     assert content["training"][1]["height_cm"] is None
     assert content["labels"] == {"0": "background", "1": "rv", "2": "myo", "3": "lv"}
-    assert (content["numTraining"], content["tensorImageSize"]) == (2, "3D")
+    assert (content["numTraining"], content["tensorImageSize"]) == (3, "3D")
 
 
 def test_a_datalist_replaces_an_earlier_one(tmp_path):
@@ -227,17 +254,25 @@ BAD_DATALISTS = {
                 ENTRY | {"height_cm": "tall"},
                 ENTRY | {"fold": "0"},
                 ENTRY | {"frame_number": 1.5},
+                ENTRY | {"structures": 3},
+                ENTRY | {"structures": [3, 4]},
+                ENTRY | {"slices": [0, -1]},
+                ENTRY | {"slices": [True]},
             ]
         },
         [
             "entry 0 of 'training': lacks ['image', 'label']",
             "entry 2 of 'training': expected an object, got 'p1'",
-            "entry 3 of 'training': phase 'MD', expected one of ('ED', 'ES')",
+            "entry 3 of 'training': phase 'MD', expected one of ('ED', 'ES', '')",
             "entry 4 of 'training': fold 5, expected 0 to 4",
             "entry 5 of 'training': image is 7, expected str",
             "entry 6 of 'training': height_cm is 'tall', expected float",
             "entry 7 of 'training': fold is '0', expected int",
             "entry 8 of 'training': frame_number is 1.5, expected int",
+            "entry 9 of 'training': structures is 3, expected list",
+            "entry 10 of 'training': structures [3, 4], expected only [1, 2, 3]",
+            "entry 11 of 'training': slices [0, -1], expected numbers from 0",
+            "entry 12 of 'training': slices [True], expected numbers from 0",
         ],
     ),
     "bad splits and source": (

@@ -1,3 +1,4 @@
+import json
 import logging
 from types import SimpleNamespace
 
@@ -7,7 +8,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from cardiac_cine.errors import InputError
-from cardiac_cine.handlers import Attach, Checkpoints, Curves, PooledDice, ValidationHandler, batches
+from cardiac_cine.handlers import Attach, Checkpoints, Curves, EarlyStop, PooledDice, ValidationHandler, batches
+from cardiac_cine.losses import leave_open
 
 
 def test_batches_are_picked_from_both_kinds_of_output():
@@ -35,6 +37,15 @@ def test_pooled_dice_counts_all_voxels_of_the_epoch_together():
     assert found["val_dice_lv"] == pytest.approx(0.6)
     assert found["val_dice_rv"] == pytest.approx(2 / 3)
     assert found["val_dice_myo"] != found["val_dice_myo"]
+
+
+def test_pooled_dice_leaves_out_what_a_label_leaves_open():
+    metric = PooledDice("d", lambda output: output)
+    scores = torch.nn.functional.one_hot(torch.tensor([[3, 3, 1, 0]]), 4).movedim(-1, 1).float()
+    label = leave_open(torch.tensor([[[3, 0, 0, 0]]], dtype=torch.uint8), (2, 3))
+    metric.update(metric._output_transform((scores, label)))
+    assert metric.compute()["d_lv"] == 1  # the second pixel may be RV, for all the label says
+    assert metric.compute()["d_rv"] != metric.compute()["d_rv"]
 
 
 class CountingEvaluator(Evaluator):
@@ -164,6 +175,41 @@ def test_there_is_a_model_at_any_time(tmp_path, monkeypatch):
         trainer.run([0], max_epochs=1)
     assert (tmp_path / "model.pt").read_bytes() == b"another run's"
     assert (tmp_path / "model.previous.pt").read_bytes() == b"another run's"
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs"),
+    [
+        (None, [0.5, 0.4, 0.4, 0.4, 0.4], 5),
+        (2, [0.5, 0.4, 0.5, 0.9, 0.9], 3),
+        (2, [0.1, 0.1, 0.2, 0.2, 0.3], 5),
+        (3, [0.5, 0.4, 0.6, 0.6, 0.2], 5),
+        (3, [0.5, 0.4, 0.4, 0.5, 0.9], 4),
+    ],
+)
+def test_training_stops_early_when_validations_bring_no_gain(patience, scores, epochs):
+    trainer, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+
+    def score(engine):
+        engine.state.metrics["val_mean_dice"] = scores[trainer.state.epoch - 1]
+
+    evaluator.add_event_handler(Events.STARTED, score)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: evaluator.run([0]))
+    EarlyStop(evaluator, "val_mean_dice", patience).attach(trainer)
+    trainer.run([0], max_epochs=len(scores))
+    assert trainer.state.epoch == epochs
+
+
+def test_curves_can_be_followed_while_training_goes_on(tmp_path):
+    evaluator = SimpleNamespace(state=SimpleNamespace(epoch=1, metrics={"val_mean_dice": float("nan")}))
+    trainer = Engine(lambda *_: None)
+    Curves(evaluator, tmp_path / "curves.png").attach(trainer)
+    seen = []
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda _: seen.append(json.loads((tmp_path / "curves.json").read_text()))
+    )
+    trainer.run([0], max_epochs=2)
+    assert seen == [[{"epoch": 1.0, "val_mean_dice": None}], [{"epoch": 1.0, "val_mean_dice": None}, {"epoch": 2.0}]]
 
 
 def test_curves_hold_a_record_per_epoch_and_survive_a_resume(tmp_path):

@@ -55,15 +55,16 @@ def read_config(**overrides):
     return parser
 
 
-def write_bundle(root):
+def write_bundle(root, **overrides):
     """Copy what inference needs of the bundle, with a tiny network of random weights."""
     shutil.copytree(BUNDLE / "configs", root / "configs")
     shutil.copytree(BUNDLE / "cardiac_cine", root / "cardiac_cine", ignore=shutil.ignore_patterns("__pycache__"))
-    config = json.loads(INFERENCE.read_text()) | {"filters": TINY_FILTERS}
+    config = json.loads(INFERENCE.read_text()) | {"filters": TINY_FILTERS, **overrides}
     (root / "configs" / "inference.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     (root / "models").mkdir()
-    torch.save(read_config().get_parsed_content("network_def").state_dict(), root / "models" / "model.pt")
+    network = read_config(**overrides).get_parsed_content("network_def")
+    torch.save(network.state_dict(), root / "models" / "model.pt")
     return root
 
 
@@ -133,9 +134,8 @@ def test_metadata_is_true(metadata):
     )
     config = read_config()
     network = config.get_parsed_content("network_def")
-    assert (
-        (image["num_channels"], pred["num_channels"]) == (network.in_channels, network.out_channels) == (1, NUM_CLASSES)
-    )
+    assert (image["num_channels"], pred["num_channels"]) == (network.in_channels, network.out_channels)
+    assert (network.in_channels, network.out_channels) == (1 + 2 * config["context"], NUM_CLASSES)
     assert pred["channel_def"] == {"0": "background"} | {str(item.id): item.name for item in STRUCTURES}
     for item in STRUCTURES:
         assert f"{item.id} {item.name}" in metadata["label_classes"]
@@ -310,7 +310,7 @@ def exported(tiny_bundle, tmp_path):
     network = read_config().get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(tiny_bundle / "models" / "model.pt", weights_only=True))
     torch.manual_seed(1)
-    image = torch.rand(1, 1, 160, 160)
+    image = torch.rand(1, network.in_channels, 160, 160)
     configs = {
         name: str(tiny_bundle / "configs" / f"{key}.json")
         for name, key in (("meta_file", "metadata"), ("config_file", "inference"))

@@ -88,6 +88,28 @@ def test_each_image_has_its_own_window():
     torch.testing.assert_close(logits.argmax(1) == 3, images[:, 0] > 0.5)
 
 
+class Differing(torch.nn.Module):
+    """Calls LV where the middle channel exceeds the mean of its neighbours."""
+
+    def forward(self, image):
+        found = (image[:, 1:2] > image[:, [0, 2]].mean(1, keepdim=True)).float()
+        return 10 * torch.cat([1 - found, torch.zeros_like(found), torch.zeros_like(found), found], 1)
+
+
+def test_neighbours_stay_within_their_image():
+    torch.manual_seed(0)
+    images = torch.rand(3, 1, 50, 60, 4)
+    inferer = HeartWindowInferer((32, 32), batch_size=5, context=1)
+    together = inferer(images, Differing())
+    alone = torch.cat([inferer(image[None], Differing()) for image in images])
+    assert together.shape == (3, 4, 50, 60, 4)
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+    fixed = inferer(images[:1], Differing(), corner=(10, 20))[0].argmax(0)[10:42, 20:52]
+    padded = torch.nn.functional.pad(images[0, 0, 10:42, 20:52], (1, 1))
+    expected = padded[..., 1:-1] > (padded[..., :-2] + padded[..., 2:]) / 2
+    torch.testing.assert_close(fixed == 3, expected)
+
+
 def test_batches_need_a_slice():
     with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
         HeartWindowInferer((32, 32), batch_size=0)

@@ -16,6 +16,7 @@ from test_images import heart, write_stack
 from test_inference_bundle import run_inference, write_bundle, write_dataset
 
 from cardiac_cine import images
+from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_frame
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import read_frame
@@ -103,6 +104,20 @@ def test_stages(segmenter, tmp_path):
     np.testing.assert_array_equal(segmenter.segment(frame), mask)
     np.testing.assert_array_equal(frame.array, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_the_phases_of_a_cine_are_segmented_each_on_its_own(tmp_path, monkeypatch, context):
+    segmenter = Segmenter.from_bundle(write_bundle(tmp_path / "bundle", context=context), device="cpu")
+    # The network's own answer: random weights make no heart that the postprocessing would keep.
+    monkeypatch.setattr(segmenter, "postprocess", lambda data: data["pred"].argmax(0).numpy().astype(np.uint8))
+    phases = np.stack([heart((64, 64, 3)), heart((64, 64, 3))[::-1], heart((64, 64, 3))[:, ::-1]], -1)
+    cine = Cine("c", tmp_path / "c.nii", phases.astype(np.float32), np.diag([1.4, 1.4, 8, 1]))
+    masks = segmenter.segment_cine(cine)
+    assert len(np.unique(masks)) > 1
+    for phase in range(3):
+        alone = segmenter.postprocess(segmenter.predict(segmenter.preprocess(cine.frame(phase))))
+        np.testing.assert_array_equal(masks[..., phase], alone)
 
 
 def test_bad_frame_is_refused_and_nothing_written(segmenter, tmp_path):

@@ -4,7 +4,8 @@ import torch
 from monai.data import MetaTensor
 from torch.utils.data import DataLoader
 
-from cardiac_cine.slices import SliceDataset, keep_batch
+from cardiac_cine.losses import OPEN
+from cardiac_cine.slices import SliceDataset, keep_batch, with_neighbours
 
 
 def a_frame(index: int, slices: int, size: tuple[int, int] = (4, 6)) -> dict[str, object]:
@@ -18,8 +19,30 @@ def entry(index: int, slices: int, **fields: object) -> dict[str, object]:
     return {"image": f"p{index}.nii.gz", "frame": a_frame(index, slices, **fields)}
 
 
-def dataset(*entries) -> SliceDataset:
-    return SliceDataset(entries, lambda given: given["frame"], progress=False)
+def dataset(*entries, context: int = 0) -> SliceDataset:
+    return SliceDataset(entries, lambda given: given["frame"], context, progress=False)
+
+
+def values(channels: torch.Tensor) -> list[float]:
+    """What each channel of one slice is filled with."""
+    assert (channels == channels[:, :1, :1]).all()
+    return channels[:, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (0, [[1], [2], [3]]),
+        (1, [[0, 1, 2], [1, 2, 3], [2, 3, 0]]),
+        (2, [[0, 0, 1, 2, 3], [0, 1, 2, 3, 0], [1, 2, 3, 0, 0]]),
+        (4, [[0, 0, 0, 0, 1, 2, 3, 0, 0], [0, 0, 0, 1, 2, 3, 0, 0, 0], [0, 0, 1, 2, 3, 0, 0, 0, 0]]),
+    ],
+)
+def test_neighbours_stand_round_their_slice(context, expected):
+    stack = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1).expand(3, 1, 4, 6)
+    seen = with_neighbours(stack, context)
+    assert seen.shape == (3, 1 + 2 * context, 4, 6)
+    assert [values(channels) for channels in seen] == expected
 
 
 def test_all_slices_of_all_frames_in_order():
@@ -46,11 +69,34 @@ def test_the_axes_keep_their_order():
         torch.testing.assert_close(slices[z]["label"], (image[..., z] % 4).to(torch.uint8))
 
 
-def test_a_batch_is_what_its_slices_are():
-    slices = dataset(entry(1, 3), entry(2, 2))
+def test_neighbours_never_come_from_another_frame():
+    slices = dataset(entry(1, 3), entry(2, 1), entry(3, 2), context=1)
+    assert [values(item["image"]) for item in slices] == [
+        [0, 1, 1.125],
+        [1, 1.125, 1.25],
+        [1.125, 1.25, 0],
+        [0, 2, 0],
+        [0, 3, 3.125],
+        [3, 3.125, 0],
+    ]
+    assert [values(item["label"]) for item in slices] == [[0], [1], [2], [0], [0], [1]]
+
+
+@pytest.mark.parametrize("context", [0, 1, 3])
+def test_a_frame_is_seen_as_in_inference(context):
+    frame = {"image": torch.rand(1, 4, 6, 5).half().float(), "label": torch.zeros(1, 4, 6, 5)}
+    slices = dataset({"image": "p.nii", "frame": frame}, entry(7, 2), context=context)
+    expected = with_neighbours(frame["image"].movedim(-1, 0), context)
+    torch.testing.assert_close(slices.__getitems__(range(5))["image"], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_a_batch_is_what_its_slices_are(context):
+    slices = dataset(entry(1, 3), entry(2, 2), context=context)
     indices = [4, 0, 0, 2]
     batch = slices.__getitems__(indices)
-    assert batch["image"].shape == batch["label"].shape == (4, 1, 4, 6)
+    assert batch["image"].shape == (4, 1 + 2 * context, 4, 6)
+    assert batch["label"].shape == (4, 1, 4, 6)
     for key in ("image", "label"):
         torch.testing.assert_close(batch[key], torch.stack([slices[index][key] for index in indices]))
     assert batch["image"].dtype == torch.float32 and batch["label"].dtype == torch.uint8
@@ -60,7 +106,8 @@ def test_a_loader_hands_out_whole_batches():
     slices = dataset(entry(1, 3), entry(2, 2))
     batches = list(DataLoader(slices, batch_size=2, collate_fn=keep_batch))
     assert [len(batch["image"]) for batch in batches] == [2, 2, 1]
-    torch.testing.assert_close(torch.cat([batch["image"] for batch in batches]), slices.images.float())
+    expected = torch.stack([item["image"] for item in slices])
+    torch.testing.assert_close(torch.cat([batch["image"] for batch in batches]), expected)
 
 
 def test_a_batch_is_a_copy():
@@ -70,10 +117,35 @@ def test_a_batch_is_a_copy():
     assert slices[0]["image"].unique().tolist() == [1.0] and slices[0]["label"].unique().tolist() == [0]
 
 
+def test_slices_that_were_not_labelled_are_neighbours_only():
+    slices = dataset(entry(1, 3) | {"slices": (2, 0)}, entry(2, 2), entry(3, 3) | {"slices": (1,)}, context=1)
+    assert [values(item["image"]) for item in slices] == [
+        [1.125, 1.25, 0],
+        [0, 1, 1.125],
+        [0, 2, 2.125],
+        [2, 2.125, 0],
+        [3, 3.125, 3.25],
+    ]
+    assert [values(item["label"]) for item in slices] == [[2], [0], [0], [1], [1]]
+    assert values(slices.__getitems__([4, 1])["label"][:, 0]) == [1, 0]
+
+
+def test_background_is_open_where_a_structure_was_not_drawn():
+    slices = dataset(entry(1, 3) | {"structures": (1, 2)}, entry(2, 3) | {"structures": (1, 2, 3), "slices": ()})
+    assert [values(item["label"]) for item in slices] == [[OPEN + 0b1001], [1], [2], [0], [1], [2]]
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_a_slice_that_there_is_not_is_refused(index):
+    with pytest.raises(ValueError, match=rf"p1.nii.gz: slices \[0, {index}\] of 3, counted from 0"):
+        dataset(entry(1, 3) | {"slices": (0, index)})
+
+
 def test_three_bytes_a_pixel():
     slices = dataset(entry(1, 3))
     assert sum(part.element_size() for part in (slices.images, slices.labels)) == 3
-    assert slices.images.shape == slices.labels.shape == (3, 1, 4, 6)
+    assert slices.labels.shape == (3, 1, 4, 6)
+    assert slices.images.shape == (4, 1, 4, 6)  # one more, empty: the neighbour that there is not
 
 
 @pytest.mark.parametrize("kind", [np.asarray, MetaTensor])

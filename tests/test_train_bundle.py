@@ -162,6 +162,26 @@ def test_resuming_from_nothing_is_an_error(small_training, tmp_path):
     assert "checkpoint.pt: no such file" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize("context", [0, 1])
+def test_training_starts_from_the_weights_given(small_training, tmp_path, context):
+    flow = workflow({**small_training, "context": context})
+    flow.initialize()
+    network = flow.parser.get_parsed_content("network_def")
+    torch.save(network.state_dict(), tmp_path / "initial.pt")
+    still = {"context": context, "learning_rate": 1e-9, "weight_decay": 0, "max_epochs": 1, "seed": 5}
+    train(small_training, tmp_path, **still, initial_weights=str(tmp_path / "initial.pt"))
+    for name, value in torch.load(tmp_path / "models" / "model.pt", weights_only=True).items():
+        torch.testing.assert_close(value, network.state_dict()[name], atol=1e-6, rtol=0)
+
+
+def test_weights_to_start_from_have_to_fit(small_training, tmp_path):
+    torch.save({"layer": torch.zeros(2)}, tmp_path / "initial.pt")
+    with pytest.raises(RuntimeError) as caught:
+        train(small_training, tmp_path, initial_weights=str(tmp_path / "initial.pt"))
+    assert "initial.pt: lacks" in str(caught.value.__cause__)
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.parametrize("root", [".", str(BUNDLE)], ids=["from the bundle root", "from elsewhere"])
 def test_the_promised_commands_train_evaluate_and_segment(small_training, tmp_path, root):
     where = BUNDLE if root == "." else tmp_path
@@ -264,7 +284,7 @@ def test_training_and_inference_share_what_they_must():
         parser.read_config(str(BUNDLE / "configs" / f"{name}.json"))
         roots.append(parser)
     training, inference = roots
-    keys = ("network_def", "filters", "spacing_mm", "crop_size", "inference_batch_size")
+    keys = ("network_def", "filters", "spacing_mm", "crop_size", "context", "inference_batch_size")
     for key in (*keys, "percentiles", "scale", "scale_intensity"):
         assert training[key] == inference[key], key
     evaluation = json.loads(EVALUATE.read_text())

@@ -35,6 +35,7 @@ class Strength:
         gamma_prob: share raised to a power within ``gamma_range``.
         invert_prob: share with dark and bright swapped, as in sequences of another contrast.
         noise_prob: share with Gaussian noise of a standard deviation up to ``noise_sd``.
+        lost_prob: share of neighbours that are taken away, as where a slice was not acquired.
     """
 
     rotate_prob: float = 0.8
@@ -62,6 +63,7 @@ class Strength:
     invert_prob: float = 0.05
     noise_prob: float = 0.3
     noise_sd: float = 0.08
+    lost_prob: float = 0.05
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -92,25 +94,48 @@ class BatchAugmentation:
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Return ``image`` (b, 1, *size) float32 and ``label`` (b, 1, *size) uint8 on ``device``.
+        """Return ``image`` (b, c, *size) float32 and ``label`` (b, 1, *size) uint8 on ``device``.
 
         Args:
-            batch: ``image`` (b, 1, x, y) float, ``label`` (b, 1, x, y) ids.
+            batch: ``image`` (b, c, x, y) float, the slice in the middle of its neighbours, ``label`` (b, 1, x, y) ids.
             device: where to compute.
             non_blocking: as for :meth:`torch.Tensor.to`.
             kwargs: further arguments for :meth:`torch.Tensor.to`.
         """
         image = batch["image"].to(device, non_blocking=non_blocking, **kwargs)
         label = batch["label"].to(device, non_blocking=non_blocking, **kwargs)
+        image = change_neighbours(image, self.strength)
+        # A neighbour that there is not stays 0 whatever happens to the others.
+        present = image.flatten(2).any(-1)[..., None, None]
         image, label = warp(image, label, self.size, self.strength)
-        return change_intensities(image, self.strength), label
+        return change_intensities(image, self.strength) * present, label
+
+
+def change_neighbours(image: Tensor, strength: Strength) -> Tensor:
+    """Turn half of the stacks upside down and take some neighbours away.
+
+    Args:
+        image: (b, c, x, y), the slice in the middle of its neighbours.
+        strength: see :class:`Strength`.
+
+    Returns:
+        The changed image, of the same shape; an image of one channel as it is.
+    """
+    count, channels = image.shape[:2]
+    if channels == 1:
+        return image
+    turned = _chosen(0.5, count, image.device).bool().view(-1, 1, 1, 1)
+    image = torch.where(turned, image.flip(1), image)
+    lost = _chosen(strength.lost_prob, count * channels, image.device).view(count, channels, 1, 1)
+    lost[:, channels // 2] = 0
+    return image * (1 - lost)
 
 
 def warp(image: Tensor, label: Tensor, size: tuple[int, int], strength: Strength) -> tuple[Tensor, Tensor]:
     """Rotate, scale, flip, shift, deform and crop in one resampling: linear for images, nearest for labels.
 
     Args:
-        image: (b, 1, x, y) float.
+        image: (b, c, x, y) float.
         label: (b, 1, x, y) ids.
         size: in-plane output size.
         strength: see :class:`Strength`.
@@ -148,7 +173,7 @@ def change_intensities(image: Tensor, strength: Strength) -> Tensor:
     """Change bias field, sharpness, resolution, contrast, brightness, gamma, polarity and noise.
 
     Args:
-        image: (b, 1, x, y), about 0 to 1.
+        image: (b, c, x, y), about 0 to 1; all channels of a slice change alike but for noise.
         strength: see :class:`Strength`.
 
     Returns:

@@ -8,7 +8,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +18,21 @@ from typing import Any
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import write_json
 from cardiac_cine.images import case_name, check_pair, read_frame, read_label
-from cardiac_cine.labels import STRUCTURES
+from cardiac_cine.labels import STRUCTURE_IDS, STRUCTURES
 
 FILENAME = "dataset.json"
 PHASES = ("ED", "ES")
+OTHER_PHASE = ""
 SECTIONS = ("training", "validation")
 NUM_FOLDS = 5
 # What JSON holds for each type of a case's fields.
-_IN_JSON: dict[Any, tuple[type, ...]] = {str: (str,), Path: (str,), int: (int,), float: (float, int)}
+_IN_JSON: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    Path: (str,),
+    int: (int,),
+    float: (float, int),
+    tuple[int, ...]: (list,),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Case:
 
     Attributes:
         patient: the patient's id; frames of one patient share it.
-        phase: "ED" or "ES".
+        phase: "ED" or "ES", "" for any other.
         image: NIfTI file of the frame, (x, y, z).
         label: NIfTI file of its reference mask, on the image's grid.
         group: pathology group, "" where unknown.
@@ -43,6 +51,8 @@ class Case:
         num_frames: the cine's number of frames; 0 where unknown.
         fold: the cross-validation fold in which the patient validates, 0 to 4.
         excluded_from_training: why this patient never trains; "" for all others.
+        structures: ids of the structures that were drawn; where another one lies, the mask does not say.
+        slices: indices along z, from 0, of the slices that were labelled; empty where all were.
     """
 
     patient: str
@@ -56,6 +66,13 @@ class Case:
     num_frames: int = 0
     fold: int = 0
     excluded_from_training: str = ""
+    structures: tuple[int, ...] = STRUCTURE_IDS
+    slices: tuple[int, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the mask says of every voxel what it is."""
+        return set(self.structures) == set(STRUCTURE_IDS) and not self.slices
 
     @property
     def name(self) -> str:
@@ -117,6 +134,23 @@ class Datalist:
         if not chosen:
             raise InputError(f"{self.name}: the {section} section of split {split!r} is empty")
         return chosen
+
+
+def stratified(groups: Mapping[str, str], count: int, seed: int) -> tuple[str, ...]:
+    """Choose patients at random, from every pathology group about its share.
+
+    Args:
+        groups: patient to group, "" where unknown.
+        count: how many to choose.
+        seed: another one chooses others.
+
+    Returns:
+        Sorted patients; all of them where there are no more than ``count``, none for a ``count`` of 0.
+    """
+    shuffled = random.Random(seed).sample(sorted(groups), len(groups))
+    ordered = sorted(shuffled, key=lambda patient: groups[patient])
+    chosen = min(count, len(ordered))
+    return tuple(sorted(ordered[(2 * index + 1) * len(ordered) // (2 * chosen)] for index in range(chosen)))
 
 
 def problems_of(cases: Iterable[Case]) -> dict[str, list[str]]:
@@ -274,10 +308,16 @@ def _case(entry: dict[str, Any], source: Path) -> Case:
         kinds = _IN_JSON[item.type]
         if not isinstance(values.get(item.name, kinds[0]()), kinds):
             raise TypeError(f"{item.name} is {values[item.name]!r}, expected {kinds[0].__name__}")
-    if values["phase"] not in PHASES:
-        raise ValueError(f"phase {values['phase']!r}, expected one of {PHASES}")
+    if values["phase"] not in (*PHASES, OTHER_PHASE):
+        raise ValueError(f"phase {values['phase']!r}, expected one of {(*PHASES, OTHER_PHASE)}")
     if values.get("fold", 0) not in range(NUM_FOLDS):
         raise ValueError(f"fold {values['fold']!r}, expected 0 to {NUM_FOLDS - 1}")
+    for key in ("structures", "slices"):
+        values[key] = tuple(values.get(key, getattr(Case, key)))
+        if not all(type(number) is int and number >= 0 for number in values[key]):
+            raise ValueError(f"{key} {list(values[key])}, expected numbers from 0")
+    if not set(values["structures"]) <= set(STRUCTURE_IDS):
+        raise ValueError(f"structures {list(values['structures'])}, expected only {list(STRUCTURE_IDS)}")
     for key in ("image", "label"):
         values[key] = source / values[key]
     return Case(**values)

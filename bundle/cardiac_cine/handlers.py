@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver
+from ignite.handlers import DiskSaver, EarlyStopping
 from ignite.metrics import ConfusionMatrix
 from monai.handlers import ValidationHandler as EveryNthValidationHandler
 from tqdm import tqdm
 
 from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import FrameResult, evaluate_frame, worst_first
-from cardiac_cine.files import staged
+from cardiac_cine.files import staged, write_json
 from cardiac_cine.geometry import spacing_mm
 from cardiac_cine.images import case_name, read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURES
@@ -47,7 +47,7 @@ class PooledDice(ConfusionMatrix):
 
     The result is a dictionary ``PREFIX_rv``, ``PREFIX_myo``, ``PREFIX_lv``, which ignite spreads over the engine's
     metrics. Pooling makes the figures of augmented slices and of whole validation frames comparable, so that
-    over-fitting shows.
+    over-fitting shows. Pixels that a partial label leaves open do not count.
 
     Args:
         prefix: what the names begin with, such as "train_dice".
@@ -106,12 +106,35 @@ class ValidationHandler(EveryNthValidationHandler):
             super().__call__(engine)
 
 
-class Curves:
-    """The run's history: one record of all scalar metrics per validation, kept over resumed runs, drawn at the end.
+class EarlyStop:
+    """End training when validations in a row bring no gain.
 
     Args:
         evaluator: the validation.
-        path: PNG to draw.
+        key_metric: name of the metric that is to be high.
+        patience: how many such validations to see; None for training that goes on to its budget's end.
+    """
+
+    def __init__(self, evaluator: Engine, key_metric: str, patience: int | None = None) -> None:
+        self.evaluator = evaluator
+        self.key_metric = key_metric
+        self.patience = patience
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        if self.patience is not None:
+            stopping = EarlyStopping(
+                self.patience, lambda validation: validation.state.metrics[self.key_metric], engine
+            )
+            self.evaluator.add_event_handler(Events.COMPLETED, stopping)
+
+
+class Curves:
+    """The run's history: one record of all scalar metrics per epoch, kept over resumed runs, drawn at the end.
+
+    Args:
+        evaluator: the validation, whose metrics go with those of its epoch.
+        path: PNG to draw. The records themselves stand beside it as JSON after every epoch, so that others can follow.
     """
 
     def __init__(self, evaluator: Engine, path: str | Path) -> None:
@@ -138,6 +161,7 @@ class Curves:
         for source in engines:
             record.update({k: float(v) for k, v in source.state.metrics.items() if isinstance(v, (int, float))})
         self.records.append(record)
+        write_json(self.records, self.path.with_suffix(".json"))
 
     def _draw(self, _: Engine) -> None:
         learning_curves(self.records, self.path)

@@ -11,6 +11,8 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from cardiac_cine.slices import with_neighbours
+
 # Logits where the network did not look: background, as sure as a softmax in single precision can be.
 _SURE = 20.0
 # Windows of the search overlap by this share, so that one of them holds the whole left ventricle.
@@ -29,30 +31,42 @@ class HeartWindowInferer(Inferer):
         window_size: of the window along x and y, the crop size of training. A smaller image is padded with 0.
         batch_size: slices that go through the network at once.
         dtype: number format of the network's forward pass; float32 for none but full precision.
+        context: neighbours on either side of a slice that the network sees with it, as in training.
 
     Raises:
         ValueError: ``batch_size`` is less than 1.
     """
 
-    def __init__(self, window_size: Sequence[int], batch_size: int = 1, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        window_size: Sequence[int],
+        batch_size: int = 1,
+        dtype: torch.dtype = torch.float32,
+        context: int = 0,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         self.window_size = (int(window_size[0]), int(window_size[1]))
         self.batch_size = batch_size
         self.dtype = dtype
+        self.context = context
 
     def __call__(self, inputs: Tensor, network: Any, corner: tuple[int, int] | None = None) -> Tensor:
-        """Return logits (b, classes, x, y, z), float32, for images (b, c, x, y, z); background beyond the window.
+        """Return logits (b, classes, x, y, z), float32, for images (b, 1, x, y, z); background beyond the window.
 
         Args:
             inputs: images.
-            network: takes (n, c, window x, window y).
+            network: takes (n, 1 + 2 context, window x, window y).
             corner: of the window, the same in all images and slices; None looks for each image's own.
         """
         # A stack of images that each remember their transforms would remember them in a form that no transform takes.
         plain = convert_to_tensor(inputs, track_meta=False)
-        return torch.stack([self._image(image, network, corner) for image in plain])
+        corners = [corner or self.find(image, network) for image in plain]
+        stacks = [self._slices(image) for image in plain]
+        windows = [self._cut(slices, place) for slices, place in zip(stacks, corners, strict=True)]
+        found = self._run(torch.cat(windows), network).split([len(window) for window in windows])
+        return torch.stack([self._paste(*item, plain.shape[2:4]) for item in zip(found, corners, stacks, strict=True)])
 
     def find(self, image: Tensor, network: Any) -> tuple[int, int]:
         """Return the corner of the window round the heart.
@@ -61,7 +75,7 @@ class HeartWindowInferer(Inferer):
         heart in it is moved to the heart's middle, twice.
 
         Args:
-            image: (c, x, y, z).
+            image: (1, x, y, z).
             network: as for calling.
 
         Returns:
@@ -98,19 +112,16 @@ class HeartWindowInferer(Inferer):
         )
         return x, y
 
-    def _image(self, image: Tensor, network: Any, corner: tuple[int, int] | None) -> Tensor:
-        slices = self._slices(image)
-        x, y = corner or self.find(image, network)
-        found = self._run(self._cut(slices, (x, y)), network)
+    def _paste(self, found: Tensor, corner: tuple[int, int], slices: Tensor, size: Sequence[int]) -> Tensor:
         logits = found.new_full((*found.shape[:2], *slices.shape[2:]), -_SURE)
         logits[:, 0] = _SURE
-        self._cut(logits, (x, y))[:] = found
-        return logits[:, :, : image.shape[1], : image.shape[2]].movedim(0, -1)
+        self._cut(logits, corner)[:] = found
+        return logits[:, :, : size[0], : size[1]].movedim(0, -1)
 
     def _slices(self, image: Tensor) -> Tensor:
-        """Return the image as (z, c, x, y), at least as large as the window."""
+        """Return the image as (z, 1 + 2 context, x, y), at least as large as the window."""
         missing = [max(0, window - n) for window, n in zip(self.window_size, image.shape[1:3], strict=True)]
-        return F.pad(image.movedim(-1, 0), (0, missing[1], 0, missing[0]))
+        return with_neighbours(F.pad(image.movedim(-1, 0), (0, missing[1], 0, missing[0])), self.context)
 
     def _cut(self, slices: Tensor, corner: tuple[int, ...]) -> Tensor:
         x, y = corner

@@ -114,7 +114,7 @@ class Segmenter:
 
     def predict(self, data: dict[str, MetaTensor]) -> dict[str, MetaTensor]:
         """Return ``data`` with the network's logits, (4, x, y, z), added under "pred"."""
-        return {**data, "pred": self._logits(data["image"])}
+        return {**data, "pred": self._logits(data["image"][None])[0]}
 
     def postprocess(self, data: dict[str, MetaTensor]) -> np.ndarray:
         """Return the mask on the frame's own grid, uint8 label ids, (x, y, z)."""
@@ -145,8 +145,7 @@ class Segmenter:
                 if not window and isinstance(self._inferer, HeartWindowInferer):
                     with torch.no_grad():
                         window["corner"] = self._inferer.find(images[0].to(self.device), self.network)
-                logits = self._logits(torch.cat(images, -1), **window).split(images[0].shape[-1], -1)
-                for (index, data), pred in zip(waiting, logits, strict=True):
+                for (index, data), pred in zip(waiting, self._logits(torch.stack(images), **window), strict=True):
                     masks[..., index] = self.postprocess({**data, "pred": MetaTensor(pred)})
                 waiting = []
         return masks
@@ -178,9 +177,9 @@ class Segmenter:
         sizes = np.zeros_like(overlaps)
         for phase in sorted(set(phases)):
             image = self.preprocess(_upright(cine, phase))["image"].as_tensor()
-            plain = self._logits(image).argmax(0)
+            plain = self._logits(image[None])[0].argmax(0)
             for row, (change, back) in enumerate(VARIANTS.values()):
-                other = back(self._logits(change(image))).argmax(0)
+                other = back(self._logits(change(image)[None])[0]).argmax(0)
                 for structure in STRUCTURE_IDS:
                     overlaps[row, structure] += 2 * ((plain == structure) & (other == structure)).sum().item()
                     sizes[row, structure] += ((plain == structure).sum() + (other == structure).sum()).item()
@@ -188,9 +187,9 @@ class Segmenter:
             dice = (overlaps / sizes).mean(0)
         return {structure.key: float(dice[structure.id]) for structure in STRUCTURES}
 
-    def _logits(self, image: torch.Tensor, **window: tuple[int, int]) -> torch.Tensor:
+    def _logits(self, images: torch.Tensor, **window: tuple[int, int]) -> torch.Tensor:
         with torch.no_grad():
-            return self._inferer(image[None].to(self.device), self.network, **window)[0]
+            return self._inferer(images.to(self.device), self.network, **window)
 
 
 def _upright(cine: Cine, phase: int) -> Frame:

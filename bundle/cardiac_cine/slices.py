@@ -1,40 +1,64 @@
-"""Frames as slices in memory: what a 2D network trains on."""
+"""Frames as slices with their neighbours: what a 2D network sees."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from cardiac_cine.labels import STRUCTURE_IDS
+from cardiac_cine.losses import leave_open
+
+
+def with_neighbours(slices: torch.Tensor, context: int) -> torch.Tensor:
+    """Return a stack's slices, each with those above and below it as further channels.
+
+    Args:
+        slices: (z, 1, x, y), one stack in order.
+        context: neighbours on either side; with 0 every slice stays alone.
+
+    Returns:
+        (z, 1 + 2 context, x, y), the slice itself in the middle. A neighbour beyond the stack is 0.
+    """
+    padded = torch.nn.functional.pad(slices, (0,) * 6 + (context, context))
+    return torch.cat([padded[shift : shift + len(slices)] for shift in range(2 * context + 1)], 1)
+
 
 class SliceDataset(Dataset):
-    """All slices of all frames, preprocessed once and kept in memory, handed out in whole batches.
+    """All labelled slices of all frames, preprocessed once and kept in memory, handed out in whole batches.
 
     A slice takes 3 bytes a pixel (half-precision image, 8-bit label), so all 1500 or so slices of an ACDC split fit in
     0.3 GB. A batch is one indexing operation, which keeps the loader out of the way of the network; random
     transforms follow on the batch, see :mod:`cardiac_cine.augmentation`.
 
     Args:
-        data: one dictionary per frame with the keys ``image`` and ``label``.
+        data: one dictionary per frame with the keys ``image`` and ``label`` and, where its label is not complete, the
+            ids of the ``structures`` that were drawn and the indices of the ``slices`` that were labelled. Other slices
+            are seen as neighbours only; what the label leaves open is as in :func:`cardiac_cine.losses.leave_open`.
         transform: deterministic preprocessing from such a dictionary to ``image`` (1, x, y, z), float, about 0 to 1,
             and ``label`` (1, x, y, z), ids. All frames must come out with one in-plane size.
+        context: neighbours on either side of a slice that it is handed out with, see :func:`with_neighbours`.
         progress: show a progress bar while loading.
 
     Raises:
-        ValueError: frames of different in-plane size, or an image and its label of different shape.
+        ValueError: frames of different in-plane size, an image and its label of different shape, or a slice or
+            structure that there is not.
     """
 
     def __init__(
         self,
         data: Sequence[Mapping[str, Any]],
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        context: int = 0,
         progress: bool = True,
     ) -> None:
         self.data = data
+        self.context = context
         self.transform = transform
         images: list[torch.Tensor] = []
         labels: list[torch.Tensor] = []
+        labelled: list[torch.Tensor] = []
         for entry in tqdm(data, desc="loading frames", unit="frame", disable=None if progress else True):
             frame = transform(entry)
             image, label = torch.as_tensor(frame["image"]), torch.as_tensor(frame["label"])
@@ -45,22 +69,38 @@ class SliceDataset(Dataset):
                     f"{entry['image']}: in-plane size {tuple(image.shape[1:-1])} after preprocessing, expected "
                     f"{tuple(images[0].shape[2:])} as for the frames before; pad or crop to one size"
                 )
+            chosen = torch.tensor(entry.get("slices") or range(image.shape[-1]))
+            if chosen.min() < 0 or chosen.max() >= image.shape[-1]:
+                raise ValueError(f"{entry['image']}: slices {chosen.tolist()} of {image.shape[-1]}, counted from 0")
+            ids = label.movedim(-1, 0)[chosen].to(torch.uint8).as_subclass(torch.Tensor)
+            labels.append(leave_open(ids, entry.get("structures", STRUCTURE_IDS)))
+            labelled.append(chosen + sum(len(earlier) for earlier in images))
             images.append(image.movedim(-1, 0).half().as_subclass(torch.Tensor))
-            labels.append(label.movedim(-1, 0).to(torch.uint8).as_subclass(torch.Tensor))
-        self.images = torch.cat(images)
+        # The last image is empty and stands for every neighbour that there is not.
+        self.images = torch.cat([*images, torch.zeros_like(images[0][:1])])
         self.labels = torch.cat(labels)
+        self.channels = torch.cat(list(self._channels([len(image) for image in images])))[torch.cat(labelled)]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return one slice: ``image`` (1, x, y) float32, ``label`` (1, x, y) uint8."""
-        return {"image": self.images[index].float(), "label": self.labels[index]}
+        """Return one labelled slice: ``image`` (1 + 2 context, x, y) float32, ``label`` (1, x, y) uint8."""
+        return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Return a batch: ``image`` (b, 1, x, y) float32, ``label`` (b, 1, x, y) uint8."""
+        """Return a batch: ``image`` (b, 1 + 2 context, x, y) float32, ``label`` (b, 1, x, y) uint8."""
         chosen = torch.as_tensor(indices)
-        return {"image": self.images[chosen].float(), "label": self.labels[chosen]}
+        return {"image": self.images[self.channels[chosen], 0].float(), "label": self.labels[chosen]}
+
+    def _channels(self, lengths: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Yield for each stack where every channel of its slices lies in ``images``, as (z, 1 + 2 context)."""
+        start = 0
+        for length in lengths:
+            places = torch.arange(start, start + length)[:, None] + torch.arange(-self.context, self.context + 1)
+            beyond = (places < start) | (places >= start + length)
+            yield places.masked_fill(beyond, len(self.images) - 1)
+            start += length
 
 
 def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

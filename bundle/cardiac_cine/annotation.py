@@ -1,0 +1,96 @@
+"""What an annotator gets of a phase or a cine while drawing: masks, numbers, flags, and a file for the viewer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
+
+from cardiac_cine.cine import Cine
+from cardiac_cine.label_store import write_volume
+from cardiac_cine.measurements import Measurements, measure
+from cardiac_cine.quality import Flag, quality_flags
+from cardiac_cine.segmenter import Segmenter
+from cardiac_cine.workflow import segment_study
+
+# Two phases make no curve.
+_CURVES = ("lv_volume_ml", "rv_volume_ml", "myo_volume_ml", "times_ms")
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network makes of a cine: masks (x, y, z, t), measurements, flags, and how far it agrees with itself."""
+
+    masks: np.ndarray
+    measured: Measurements
+    flags: tuple[Flag, ...]
+    agreement: Mapping[str, float] | None = None
+
+
+def phase_of(cine: Cine, phase: int) -> Cine:
+    """Return one phase, counted from 0, as a cine of its own."""
+    return replace(cine, array=cine.array[..., phase : phase + 1], times_ms=None, instances=())
+
+
+def answer(segmenter: Segmenter, cine: Cine) -> Answer:
+    """Segment, measure and check a cine as ``scripts/segment.py`` does.
+
+    Args:
+        segmenter: makes the masks.
+        cine: a whole one, or :func:`phase_of` one. A phase alone is not seen in variants, which takes time, and that
+            it is alone is no flag.
+    """
+    masks, _ = segment_study(segmenter, cine)
+    measured = measure(masks, cine.affine, times_ms=cine.times_ms, rr_ms=cine.rr_ms, patient=cine.patient)
+    if cine.phases == 1:
+        flags = quality_flags(masks, cine, measured)
+        return Answer(masks, measured, tuple(flag for flag in flags if flag.code != "single_phase"))
+    agreement = segmenter.agreement(cine, (measured.ed_frame, measured.es_frame))
+    return Answer(masks, measured, quality_flags(masks, cine, measured, uncertainty=agreement), agreement)
+
+
+def measure_key_phases(cine: Cine, ed: tuple[int, np.ndarray], es: tuple[int, np.ndarray]) -> dict[str, Any]:
+    """Measure a cine of which two phases are segmented.
+
+    Args:
+        cine: what was segmented.
+        ed: end-diastole, counted from 0, and its mask, integer labels 0-3, (x, y, z).
+        es: end-systole, likewise.
+
+    Returns:
+        The fields of :class:`cardiac_cine.measurements.Measurements` but for curves over the cycle, as JSON values.
+
+    Raises:
+        ValueError: a mask is not 3D of integer ids 0-3, or their shapes differ.
+    """
+    masks = np.stack((ed[1], es[1]), axis=-1)
+    pair = measure(masks, cine.affine, rr_ms=cine.rr_ms, patient=cine.patient, ed_frame=0, es_frame=1)
+    found = pair.to_dict() | {"ed_frame": ed[0], "es_frame": es[0], "phases": cine.phases}
+    return {key: value for key, value in found.items() if key not in _CURVES}
+
+
+def write_for_viewer(mask: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Write a mask in the form that the file's name says: .nrrd, .nii or .nii.gz.
+
+    A NRRD file is not compressed and has its voxels in the order of the image's, x fastest: OHIF takes them as they
+    are, without a look at the geometry.
+
+    Args:
+        mask: label ids, (x, y, z).
+        affine: 4 x 4 voxel to world, mm, NIfTI's axes.
+        path: the file.
+    """
+    mask = mask.astype(np.uint8)
+    if path.suffix != ".nrrd":
+        write_volume(mask, affine, path)
+        return
+    lps = _RAS_TO_LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(mask.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    sitk.WriteImage(image, str(path), useCompression=False)

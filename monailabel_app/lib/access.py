@@ -1,0 +1,150 @@
+"""Who may talk to the server: from where, under which name, and with which proof."""
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import jwt
+from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.types import Scope
+
+from cardiac_cine.errors import InputError
+
+SESSION_SECONDS = 12 * 3600
+COOKIE, TOKEN_VARIABLE = "cardiac_label", "CARDIAC_LABEL_TOKEN"
+OPEN_PATHS = ("/auth/", "/auth/token", "/cine/login", "/favicon.ico")
+
+# Who makes the request that is being served, also in the thread that serves it.
+current_user: ContextVar[str] = ContextVar("current_user", default="anonymous")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address means this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def parse_origins(text: str) -> frozenset[str]:
+    """Return the origins of a comma-separated list; InputError names those that are none."""
+    origins = frozenset(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    wrong = [each for each in sorted(origins) if not re.fullmatch(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?", each)]
+    if wrong:
+        raise InputError([f"origin {each!r}: expected http(s)://HOST[:PORT], as a browser sends it" for each in wrong])
+    return origins
+
+
+@dataclass(frozen=True)
+class Access:
+    """The rules of one server: its token, the origins that may use it, and whether Keycloak decides instead."""
+
+    token: str = ""
+    origins: frozenset[str] = frozenset()
+    keycloak: bool = False
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, Any]) -> "Access":
+        """Read MONAI Label's --conf; the token may come from the environment, which other users do not see."""
+        from monailabel.config import settings  # here: the environment must be complete when it is imported
+
+        token = str(conf.get("token") or os.environ.get(TOKEN_VARIABLE, ""))
+        return cls(token, parse_origins(str(conf.get("origins") or "")), settings.MONAI_LABEL_AUTH_ENABLE)
+
+    def check_address(self, request: Request) -> None:
+        """Refuse names that are not ours (DNS rebinding), other sites' pages, and without a token other machines."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        name = re.sub(r":\d*$", "", host).strip("[]").lower()
+        if not is_loopback(name) and name not in {urlsplit(known).hostname for known in self.origins}:
+            raise HTTPException(403, "this server is not known under that host name; list it in --origins")
+        if not (self.token or self.keycloak or (request.client and is_loopback(request.client.host))):
+            raise HTTPException(403, "without a token only this machine is served")
+        if origin and origin not in {*self.origins, f"http://{host}", f"https://{host}"}:
+            raise HTTPException(403, "requests from that origin are not accepted")
+
+    def user(self, request: Request) -> str:
+        """Return the name behind a request's token or cookie; 401 where there is none."""
+        bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
+        proof = bearer[1] if bearer else request.cookies.get(COOKIE, "")
+        try:
+            if self.keycloak:
+                from monailabel.endpoints.user.auth import from_token
+
+                return from_token(proof).username
+            if not self.token or self._is_token(proof):
+                return "token" if self.token else "anonymous"
+            return jwt.decode(proof, self._key, algorithms=["HS256"], options={"require": ["exp", "sub"]})["sub"]
+        except jwt.InvalidTokenError as error:
+            raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"}) from error
+
+    def session(self, user: str, token: str | None = None) -> str:
+        """Return a signed session of a user, who is known already or proves it by the token."""
+        if token is not None and not self._is_token(token):
+            raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
+        if not re.fullmatch(r"[\w.@ -]{1,64}", user):
+            raise HTTPException(400, "a user name has 1 to 64 letters, digits, blanks or any of _ . @ -")
+        return jwt.encode({"sub": user, "exp": int(time.time()) + SESSION_SECONDS}, self._key, "HS256")
+
+    def _is_token(self, given: str) -> bool:
+        return bool(self.token) and hmac.compare_digest(given.encode(), self.token.encode())
+
+    @property
+    def _key(self) -> bytes:
+        return hashlib.sha256(b"cardiac_label session " + self.token.encode()).digest()
+
+
+def carried_session(scope: Scope) -> Scope:
+    """Take the session out of /as/SESSION/...: Slicer's module downloads images without its Authorization header."""
+    match = re.fullmatch(r"/as/([\w.-]+)(/.*)", scope["path"], re.ASCII)
+    if not match:
+        return scope
+    headers = [(b"authorization", f"Bearer {match[1]}".encode()), *scope["headers"]]
+    return {**scope, "path": match[2], "raw_path": match[2].encode(), "headers": headers}
+
+
+def login_router(access: Access) -> APIRouter:
+    """Return the routes by which Slicer (/auth) and browsers (/cine/login) sign in with the token."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/cine/login")
+    async def login(request: Request, token: str = "", user: str = "browser") -> Response:
+        response = RedirectResponse("/ohif/", 303)
+        if access.token or access.keycloak:
+            proof = token if access.keycloak else access.session(user, token)
+            secure = request.url.scheme == "https"
+            response.set_cookie(COOKIE, proof, SESSION_SECONDS, secure=secure, httponly=True, samesite="strict")
+        return response
+
+    @router.get("/cine/slicer")
+    async def slicer(request: Request) -> dict:
+        carried = f"as/{access.session(current_user.get())}" if access.token else ""
+        return {"server": f"{request.base_url}{carried}"}
+
+    if access.keycloak:
+        return router  # MONAI Label's own /auth asks Keycloak
+
+    @router.get("/auth/")
+    async def enabled(request: Request) -> dict:
+        try:
+            return {"enabled": not access.user(request)}  # an address that carries a session needs no other proof
+        except HTTPException:
+            return {"enabled": True}
+
+    @router.post("/auth/token")
+    async def token(username: Annotated[str, Form()], password: Annotated[str, Form()]) -> dict:
+        return {"access_token": access.session(username, password), "token_type": "Bearer"}
+
+    @router.get("/auth/token/valid")
+    async def valid() -> dict:
+        return {"username": current_user.get()}
+
+    return router

@@ -1,0 +1,125 @@
+"""The app: one place where datastore, models, tasks and strategies meet MONAI Label."""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.utils.async_tasks.utils import processes, run_background_task
+
+import cardiac_cine
+from monailabel_app.lib import access, guard, scoring, state, strategies
+from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
+from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propagation
+from monailabel_app.lib.jobs import Jobs
+from monailabel_app.lib.models import Models
+from monailabel_app.lib.sources import open_source
+from monailabel_app.lib.training import CineTraining
+
+BUNDLE = Path(cardiac_cine.__file__).resolve().parents[1]
+NAME = "cardiac_cine"
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+
+class CardiacCineApp(MONAILabelApp):
+    """Annotation of short-axis cines. Conf keys: state_dir, token, origins, phases, device, train_overrides."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        os.environ.pop("MONAI_LABEL_CORS_ORIGINS", None)  # read by now; MONAI Label's child processes fail with it
+        settings.MONAI_LABEL_SESSIONS = False  # sessions unpack uploaded archives, which nothing here needs
+        self.state = state.State.of(studies, conf.get("state_dir", ""))
+        self.models = Models(self.state, BUNDLE, conf.get("device") or None)
+        self.jobs = Jobs()
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="Cardiac cine MR",
+            description="LV cavity, LV myocardium and RV in short-axis cine MR, over the whole cycle",
+            version=cardiac_cine.__version__,
+            labels=LABELS,
+        )
+
+    def init_datastore(self) -> CineDatastore:
+        """Open the studies: a folder, or a PACS behind DICOMweb."""
+        source = open_source(self.studies, self.state.cache, self.conf.get("dicomweb_filter"))
+        datastore = CineDatastore(source, self.state, phases=self.conf.get("phases", "key"))
+        datastore.more = self._about
+        return datastore
+
+    def init_infers(self) -> dict[str, Any]:
+        """Return the models: automatic, corrected by clicks, and carried on to other phases."""
+        parts = (self._datastore, self.models, self.jobs)
+        return {
+            NAME: CineSegmentation(*parts),
+            f"{NAME}_correct": Correction(*parts),
+            f"{NAME}_propagate": Propagation(*parts),
+        }
+
+    def init_trainers(self) -> dict[str, Any]:
+        """Return the one training."""
+        return {NAME: CineTraining(self.state, self.models, BUNDLE, self.conf)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Return the ways to choose what to annotate next, the default first."""
+        return strategies.all_strategies(self.state, self.models)
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """Return what the strategies' scores are computed by."""
+        return {scoring.NAME: scoring.CineScores(self.state, self.models)}
+
+    def on_init_complete(self) -> None:
+        """Guard the server, load the network, and keep the scores up to date."""
+        guard.install(self)
+        for work in (self.models.segmenter, self._keep_scores):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Run a model on an image of the datastore; the result is a temporary file and parameters."""
+        task = self._infers.get(request.get("model"))
+        if task is None:
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, f"no model {request.get('model')!r}")
+        image_id = self._datastore.resolve(request["image"])
+        uri = self._datastore.get_image_uri(image_id)
+        path, params = task({**request, "image_id": image_id, "image": uri})
+        return {"label": path, "tag": ORIGINAL, "file": path, "params": params}
+
+    def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Segment many images; the stock task divides by the number of GPUs."""
+        return super().batch_infer({**request, "multi_gpu": False, "device": str(self.models.device)}, datastore)
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Choose what to annotate next; clients download the image, so no path of the server is told."""
+        found = super().next_sample(request)
+        found.pop("path", None)
+        return found
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Let others have the case, whose label is saved."""
+        strategies.release(self.state, self._datastore.resolve(image_id))
+        return {}
+
+    def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
+        """Do nothing where the stock app asks for scores: the server recomputes them when the model has changed."""
+        return {}
+
+    def audit(self, action: str, **what: Any) -> None:
+        """Note who did what."""
+        state.audit_event(self.state, access.current_user.get(), action, **what)
+
+    def _about(self, entry: Entry) -> dict[str, Any]:
+        scores = scoring.client_scores(self.state, self.models.live.sha256, entry.id)
+        return strategies.assignment(self.state, entry.id, entry.case) | ({"scores": scores} if scores else {})
+
+    def _keep_scores(self) -> None:
+        scored = None
+        while settings.MONAI_LABEL_AUTO_UPDATE_SCORING:
+            now = (self.models.live.sha256, self._datastore.status()["total"])
+            if now != scored and not processes("scoring"):
+                run_background_task({"method": scoring.NAME}, "scoring")
+                scored = now
+            time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -1,0 +1,201 @@
+"""What annotators ask of the network: a mask of a phase, a corrected one, or its correction carried to other phases."""
+
+import tempfile
+import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from cardiac_cine.annotation import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.cine import Cine
+from cardiac_cine.correction import BACKGROUND_KEY, correct, seeds_from_clicks
+from cardiac_cine.errors import InputError
+from cardiac_cine.files import plain
+from cardiac_cine.images import Frame
+from cardiac_cine.label_store import coverage
+from cardiac_cine.labels import STRUCTURES
+from cardiac_cine.mask_files import read_mask
+from cardiac_cine.measurements import volumes_ml
+from cardiac_cine.probabilities import segment_with_probabilities
+from cardiac_cine.propagation import carry_on, completed
+from cardiac_cine.segmenter import Segmenter
+from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore, Entry
+from monailabel_app.lib.jobs import Job, Jobs
+from monailabel_app.lib.models import Models
+
+LABELS = {structure.key: structure.id for structure in STRUCTURES}
+_SEEN = 3  # phases before this one whose probabilities are kept
+Found = tuple[np.ndarray, dict[str, Any]]
+
+
+class CineTask(InferTask):
+    """An answer about one phase, computed in the queue: a temporary file with a mask, and what is to be said of it."""
+
+    kind, about, options = InferType.SEGMENTATION, "", dict[str, Any]()
+
+    def __init__(self, datastore: CineDatastore, models: Models, jobs: Jobs) -> None:
+        super().__init__(self.kind.value, LABELS, 3, self.about, self.options)
+        self.datastore, self.models, self.jobs = datastore, models, jobs
+
+    def is_valid(self) -> bool:
+        """Always."""
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the file, for the caller to remove, and the parameters."""
+        came = time.perf_counter()
+        return self.jobs.run(type(self).__name__, request["image_id"], lambda job: self._answer(request, job, came))
+
+    def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
+        """Return the mask (x, y, z) and what more is known of it."""
+        raise NotImplementedError
+
+    def latest(self, entry: Entry) -> tuple[np.ndarray | None, str]:
+        """Return the younger of a phase's labels and its tag, None and "" where it has none."""
+        times = {tag: self.datastore.labels.info(entry.id, tag).get("utc", "") for tag in (FINAL, ORIGINAL)}
+        tag = max(times, key=lambda tag: times[tag])
+        return (self.datastore.label_array(entry.id, tag), tag) if times[tag] else (None, "")
+
+    def propose(self, entry: Entry, mask: np.ndarray, **info: Any) -> None:
+        """Store a mask as the phase's "original" label: a proposal, which leaves a final one as it is."""
+        info |= {"covers": coverage(mask)}
+        self.datastore.labels.save(entry.id, mask, self.datastore.cine(entry.case).affine, ORIGINAL, info)
+
+    def _answer(self, request: dict[str, Any], job: Job, came: float) -> tuple[str, dict[str, Any]]:
+        begun, entry = time.perf_counter(), self.datastore.entry(request["image_id"])
+        suffix = request.get("result_extension") or ".nii.gz"
+        if suffix not in (".nii.gz", ".nii", ".nrrd"):
+            raise InputError(f"result_extension must be .nii.gz, .nii or .nrrd, got {suffix!r}")
+        cine, (segmenter, model) = self.datastore.cine(entry.case), self.models.current()
+        hook = segmenter.network.register_forward_pre_hook(lambda *_: job.check())  # a whole cine can be stopped
+        try:
+            mask, found = self.mask(request, entry, cine, segmenter, model)
+        finally:
+            hook.remove()
+        job.check()
+        inferred, entry = time.perf_counter(), self.datastore.entry(entry.id)
+        params = {
+            # Slicer gives these names, in this order, to the labels that it finds in the file.
+            "label_names": {key: label for key, label in LABELS.items() if (mask == label).any()},
+            "phase": entry.phase + 1,
+            "key": entry.key,
+            "key_phase_source": self.datastore.key_phase_source(entry.case),
+            "model": model,
+            "volumes_ml": vars(volumes_ml(mask, cine.spacing_mm)),
+            "measurements": self._measured(entry, cine, mask),
+        }
+        params = plain(params | found)
+        self.datastore.update_image_info(entry.id, {"result": params})
+        with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
+            write_for_viewer(mask, cine.affine, Path(file.name))
+        spans = {"wait": begun - came, "infer": inferred - begun, "total": time.perf_counter() - came}
+        return file.name, params | {"latencies": {name: round(seconds, 3) for name, seconds in spans.items()}}
+
+    def _measured(self, entry: Entry, cine: Cine, mask: np.ndarray) -> dict[str, Any]:
+        """Return what is measured at end-diastole and end-systole, {} until there are masks of both."""
+        masks: dict[str, tuple[int, np.ndarray]] = {}
+        for each in self.datastore.phases_of(entry.case):
+            one = mask if each.id == entry.id else self.latest(each)[0] if each.key else None
+            if each.key and one is not None:
+                masks[each.key] = (each.phase, one)
+        return measure_key_phases(cine, masks["ED"], masks["ES"]) if len(masks) == 2 else {}
+
+
+class CineSegmentation(CineTask):
+    """The network's mask of a phase, as scripts/segment.py makes of that phase alone, or those of the whole cine."""
+
+    about, options = "Segments this phase, or the whole cine: volumes, EF, what to check", {"whole_cine": False}
+
+    def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
+        """Segment, measure and check; the masks are kept as "original" labels."""
+        whole = bool(request.get("whole_cine")) and cine.phases > 1
+        given = answer(segmenter, cine if whole else phase_of(cine, entry.phase))
+        entries = self.datastore.phases_of(entry.case) if whole else [entry]
+        for index, each in enumerate(entries):
+            self.propose(each, given.masks[..., index], source="model", model=model)
+        found: dict[str, Any] = {"quality_flags": [vars(flag) for flag in given.flags]}
+        if whole:
+            found |= {"measurements": given.measured.to_dict(), "agreement": given.agreement}
+            if given.measured.ed_frame != given.measured.es_frame:
+                self.datastore.set_key_phases(entry.case, given.measured.ed_frame, given.measured.es_frame)
+        return given.masks[..., entries.index(entry)], found
+
+
+class Correction(CineTask):
+    """The current mask, mended where clicks point: one that is uploaded, else the latest label, else the network's."""
+
+    kind, about = InferType.DEEPEDIT, "Corrects the mask where you click; only the slices that you click in change"
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._seen: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
+        """Correct; the next click in the phase needs no network."""
+        seeds, key = _seeds(request, cine.array.shape[:3]), (entry.id, model)
+        if key not in self._seen:
+            kept = [*self._seen.items()][-_SEEN:]
+            self._seen = dict([*kept, (key, segment_with_probabilities(segmenter, cine.frame(entry.phase)))])
+        automatic, probabilities = self._seen[key]
+        current = _uploaded(request, replace(cine.frame(entry.phase), path=Path(entry.id)))
+        current = self.latest(entry)[0] if current is None else current
+        current = automatic if current is None else current
+        mask = correct(current, seeds, cine.spacing_mm, probabilities)
+        return mask, {"changed_slices": (np.flatnonzero((mask != current).any(axis=(0, 1))) + 1).tolist()}
+
+
+class Propagation(CineTask):
+    """What was corrected in this phase, carried to its neighbours as their "original" labels."""
+
+    about, options = "Carries this phase's saved label to the phases beside it, as proposals", {"reach": 1}
+
+    def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
+        """Carry on in both directions as far as ``reach``, and up to a phase with a final label; its own mask stays."""
+        label, tag = self.latest(entry)
+        if label is None:
+            raise InputError(f"{entry.id}: there is no label to carry on, save one first")
+        reach = request.get("reach", 1)
+        if not isinstance(reach, int) or not 1 <= reach < cine.phases:
+            raise InputError(f"reach must be a number of phases from 1 to {cine.phases - 1}, got {reach!r}")
+
+        @lru_cache
+        def segment(phase: int) -> np.ndarray:
+            return segmenter.segment_cine(phase_of(cine, phase))[..., 0]
+
+        entries = self.datastore.phases_of(entry.case)
+        stops = [each.phase for each in entries if self.datastore.label_array(each.id, FINAL) is not None]
+        start = completed(label, segment(entry.phase), *self.datastore.annotated(entry.id, tag))
+        carried = carry_on(cine.array, start, entry.phase, reach, cine.spacing_mm, segment=segment, stops=stops)
+        to = []
+        for phase, mask in carried:
+            self.propose(entries[phase], mask, source="carried", carried_from=entry.id, model=model)
+            to.append(entries[phase].id)
+        return label, {"carried_to": to}
+
+
+def _seeds(request: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Return a request's clicks: lists by structure, as both clients send them, or the foreground of one."""
+    try:
+        clicks = {key: list(request.get(key) or ()) for key in (*LABELS, BACKGROUND_KEY)}
+        if request.get("foreground"):
+            clicks[str(request.get("label"))] = list(request["foreground"])
+        seeds = seeds_from_clicks(shape, clicks)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
+    if not seeds.any():
+        raise InputError("there are no points in the request: click on what is wrong first")
+    return seeds
+
+
+def _uploaded(request: dict[str, Any], frame: Frame) -> np.ndarray | None:
+    """Return the mask that came with a request, if any; no other file may be named."""
+    name = request.get("label") or BACKGROUND_KEY
+    if name in (*LABELS, BACKGROUND_KEY):
+        return None
+    if Path(name).parent != Path(tempfile.gettempdir()):
+        raise InputError(f"label must be one of {', '.join(LABELS)}, or a file that is uploaded")
+    return read_mask(Path(name), frame, request.get("label_info") or ())

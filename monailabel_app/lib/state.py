@@ -1,0 +1,49 @@
+"""Where the app keeps what it makes: one folder, outside of the studies and the bundle, shared by its processes."""
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from cardiac_cine import files
+
+_LOCK_SECONDS = 60
+
+
+class State:
+    """The app's folders (images, labels, models, training, cache) and files (scores, audit).
+
+    Whoever holds ``lock`` has the state to itself among all processes, and may take it again.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser().resolve()
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.lock = FileLock(self.root / ".lock", timeout=_LOCK_SECONDS)
+        self.images, self.labels, self.cache = self.root / "images", self.root / "labels", self.root / "cache"
+        self.models, self.training = self.root / "models", self.root / "training"
+        for folder in (self.images, self.labels, self.cache, self.models, self.training):
+            folder.mkdir(exist_ok=True)
+        self.scores, self.audit = self.root / "scores.json", self.root / "audit.jsonl"
+
+    @classmethod
+    def of(cls, studies: str, state_dir: str = "") -> "State":
+        """Return the state of these studies: in ``state_dir``, or in a folder of its own in the user's home."""
+        home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "cardiac_label"
+        where = studies.rstrip("/") if "://" in studies else str(Path(studies).expanduser().resolve())
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", where.rpartition("/")[2]).strip("._-") or "studies"
+        return cls(state_dir or home / f"{name}-{sha256(where.encode()).hexdigest()[:8]}")
+
+
+def audit_event(state: State, user: str, action: str, **what: Any) -> None:
+    """Append who did what to the audit log."""
+    event = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "user": user, "action": action, **what}
+    with state.audit.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(files.plain(event), default=str) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())

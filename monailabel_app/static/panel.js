@@ -1,0 +1,232 @@
+// The bar below OHIF's images: phases of the cine, drawing, numbers, saving. MONAI Label's own panel stays as it is and
+// keeps its mask in the segmentation "1"; this script gives each phase a "1" of its own and brings it to the server.
+(() => {
+  const ID = '1', TOOLS = ['CircularBrush', 'CircularEraser'], POLL_MS = 400, DRAFT_MS = 2000, CONNECT_MS = 1500, LOAD_MS = 15000;
+  // The panel reads its server from here; the path makes it win over what it has stored itself.
+  document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + '/')}; path=/ohif/`;
+  let shown = '', about = null, made = '', dirty = false, filling = false, changed = 0, connected = 0, busy = false;
+  let bar = null, structure = 3, arranged = false;
+
+  const run = (name, options) => window.commandsManager.run(name, options);
+  const displaySet = () => {
+    const {viewports, activeViewportId} = window.services.viewportGridService.getState();
+    const uid = viewports.get(activeViewportId)?.displaySetInstanceUIDs?.[0];
+    return uid && window.services.displaySetService.getDisplaySetByUID(uid);
+  };
+  const labelmap = () => {
+    const state = window.cornerstoneTools.segmentation.state.getSegmentation(ID);
+    const id = state?.representationData?.Labelmap?.volumeId, volume = id && window.cornerstone.cache.getVolume(id);
+    return volume && {
+      volume,
+      names: Object.fromEntries(Object.values(state.segments).map(s => [s.segmentIndex, s.label])),
+      planes: volume.imageIds.map(id => /instances\/([0-9.]+)/.exec(window.cornerstone.cache.getImage(id).referencedImageId)[1]),
+    };
+  };
+  const ask = async (path, options) => {
+    const answer = await fetch(path, options);
+    if (answer.ok) return answer;
+    if (answer.status === 401) location.assign('/cine/login');
+    throw Object.assign(new Error((await answer.json().catch(() => ({}))).detail || `error ${answer.status}`), {status: answer.status});
+  };
+  // A mask that arrives when another phase is displayed by then would be drawn over that one: the panel is told no.
+  const send = XMLHttpRequest.prototype.open;
+  XMLHttpRequest.prototype.open = function (method, url, ...rest) {
+    const asked = /\/infer\/.*[?&]image=([^&]+)/.exec(url)?.[1];
+    const late = () => asked !== shown || asked !== displaySet()?.SeriesInstanceUID;
+    if (asked) this.addEventListener('readystatechange', () => {
+      if (this.readyState === XMLHttpRequest.DONE && late()) Object.defineProperty(this, 'status', {value: 409});
+    });
+    return send.call(this, method, url, ...rest);
+  };
+  // One thing at a time, so that what is saved is saved for the phase it was drawn in.
+  const inTurn = async action => {
+    while (busy) await new Promise(done => setTimeout(done, 50));
+    busy = true;
+    try { await action(); } catch (error) { console.error(error); if (bar) say(error.message, true); } finally { busy = false; }
+  };
+  const image = () => `image=${encodeURIComponent(shown)}`;
+  const say = (text, failed = false) => { bar.querySelector('#cine-state').textContent = text; bar.classList.toggle('failed', failed); };
+
+  function show(series) {
+    const {viewportGridService: grid, displaySetService: sets, hangingProtocolService: protocol} = window.services;
+    const set = sets.getActiveDisplaySets().find(each => each.SeriesInstanceUID === series);
+    if (set) grid.setDisplaySetsForViewports(protocol.getViewportsRequireUpdate(grid.getActiveViewportId(), set.displaySetInstanceUID));
+  }
+
+  // One viewport in the plane of the slices: OHIF's three lie across an oblique short axis, where nobody can draw.
+  function showShortAxis() {
+    const volume = [{attribute: 'isReconstructable', constraint: {equals: {value: true}}, required: true}];
+    const options = {viewportId: 'cine', toolGroupId: 'mpr', viewportType: 'volume', orientation: 'acquisition', initialImageOptions: {preset: 'middle'}};
+    window.services.hangingProtocolService.addProtocol('cine', {
+      id: 'cine', name: 'Short axis', protocolMatchingRules: [], toolGroupIds: ['mpr'],
+      displaySetSelectors: {cine: {seriesMatchingRules: volume}},
+      stages: [{name: 'Short axis', viewportStructure: {layoutType: 'grid', properties: {rows: 1, columns: 1}},
+        viewports: [{viewportOptions: options, displaySets: [{id: 'cine'}]}]}],
+    });
+    run('setHangingProtocol', {protocolId: 'cine'});
+    window.services.segmentationService.setStyle({type: 'Labelmap'}, {fillAlpha: 0.25, fillAlphaInactive: 0.25, outlineWidth: 2});
+  }
+
+  async function makeLabelmap() {
+    const {segmentationService, viewportGridService} = window.services;
+    if (segmentationService.getSegmentation(ID)) segmentationService.remove(ID);
+    const segments = Object.fromEntries(about.structures.map(({id, key, colour}) =>
+      [id, {segmentIndex: id, label: key, active: id === structure, locked: false, color: [...colour, 255]}]));
+    await run('loadSegmentationsForViewport', {segmentations: [
+      {segmentationId: ID, representation: {type: 'Labelmap'}, config: {label: 'Cine', segments}}]});
+    for (const s of Object.values(segments))
+      window.cornerstoneTools.segmentation.config.color.setSegmentIndexColor(viewportGridService.getActiveViewportId(), ID, s.segmentIndex, s.color);
+    for (let waited = 0; !labelmap(); waited += 50) {
+      if (waited > LOAD_MS) throw new Error('OHIF does not make a segmentation, please reload');
+      await new Promise(done => setTimeout(done, 50));
+    }
+    made = labelmap().volume.volumeId;
+  }
+
+  // What was drawn last, else what was saved, else what a model proposed.
+  async function fill() {
+    const {final, original} = about.labels;
+    const tag = final && !(original?.source === 'drawn' && original.utc > final.utc) ? 'final' : original && 'original';
+    if (!tag) return;
+    const voxels = new Uint8Array(await (await ask(`/cine/label?${image()}&tag=${tag}`)).arrayBuffer());
+    const {volume, planes} = labelmap(), size = voxels.length / planes.length, ordered = new Uint8Array(voxels.length);
+    planes.forEach((uid, p) => ordered.set(voxels.subarray(about.slices.indexOf(uid) * size, (about.slices.indexOf(uid) + 1) * size), p * size));
+    filling = true;
+    volume.voxelManager.setCompleteScalarDataArray(ordered);
+    window.cornerstone.triggerEvent(window.cornerstone.eventTarget, window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, {segmentationId: ID});
+    filling = false;
+  }
+
+  async function save(tag) {
+    const {volume, planes, names} = labelmap(), form = new FormData();
+    form.append('about', JSON.stringify({planes, names}));
+    form.append('voxels', new Blob([new Uint8Array(volume.voxelManager.getCompleteScalarDataArray())]), 'voxels');
+    dirty = false;
+    try {
+      await ask(`/cine/save?${image()}&tag=${tag}`, {method: 'POST', body: form});
+    } catch (error) {
+      dirty = true; changed = Date.now();
+      throw error;
+    }
+    about = await (await ask(`/cine/summary?${image()}`)).json();
+  }
+
+  async function open(series) {
+    if (dirty && made && labelmap()?.volume.volumeId === made) await save('original');
+    [shown, about, dirty, made] = [series, null, false, ''];
+    try {
+      about = await (await ask(`/cine/summary?${image()}`)).json();
+    } catch (error) {
+      if (error.status !== 404) { shown = ''; throw error; }
+      return draw('This series is no phase of a cine.');
+    }
+    if (!arranged) {
+      arranged = true;
+      showShortAxis();
+      show(new URLSearchParams(location.search).get('initialSeriesInstanceUID'));
+      return void (shown = '');
+    }
+    await makeLabelmap();
+    await fill();
+    draw();
+  }
+
+  async function segmentCine() {
+    if (dirty) await inTurn(() => save('original'));
+    say('Segmenting the whole cine …');
+    const form = new FormData();
+    form.append('params', JSON.stringify({whole_cine: true}));
+    await ask(`/infer/cardiac_cine?${image()}&output=json`, {method: 'POST', body: form});
+    shown = '';
+  }
+
+  async function next() {
+    if (dirty) await save('original');
+    const strategy = document.querySelector('.optionsTable select')?.value || 'random';
+    const client = localStorage.cineClient ||= crypto.getRandomValues(new Uint32Array(2)).join('-');
+    const found = await (await ask(`/activelearning/${strategy}`, {
+      method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({client_id: `ohif-${client}`})})).json();
+    if (!found.StudyInstanceUID) return say('Nothing is left to annotate.');
+    location.assign(`/ohif/monai-label?StudyInstanceUIDs=${found.StudyInstanceUID}&initialSeriesInstanceUID=${found.SeriesInstanceUID}`);
+  }
+
+  function use(tool) {
+    window.services.segmentationService.setActiveSegment(ID, structure);
+    run('setToolActiveToolbar', {toolName: tool, toolGroupIds: ['mpr']});
+    run('setBrushSize', {value: bar.querySelector('input').value, toolNames: TOOLS});
+  }
+
+  function numbers() {
+    const {measurements: m = {}, volumes_ml: ml, quality_flags: flags = []} = about.result;
+    const number = (value, unit) => value === null || value === undefined ? '–' : `${value.toFixed(0)} ${unit}`;
+    const parts = ['lv', 'rv'].map(key => `${key.toUpperCase()} ${number(ml?.[`${key}_ml`], 'mL')}, EF ${number(m[`${key}_ef_percent`], '%')}`);
+    return (ml ? parts.join('  ·  ') : 'not segmented yet') + (flags.length ? `  ·  check: ${flags.map(flag => flag.code).join(', ')}` : '');
+  }
+
+  function draw(message) {
+    const button = (text, action, title, on = false) => {
+      const node = Object.assign(document.createElement('button'), {textContent: text, title, className: on ? 'on' : ''});
+      node.onclick = async () => { try { await action(); } catch (error) { say(error.message, true); } };
+      return node;
+    };
+    const text = (words, id = '') => Object.assign(document.createElement('span'), {textContent: words, id});
+    const size = bar.querySelector('input')?.value || 6;
+    if (message) return bar.replaceChildren(text(message, 'cine-state'));
+    const {phases, phase, structures} = about, go = to => () => show(phases[(to + phases.length) % phases.length].series);
+    const slider = Object.assign(document.createElement('input'), {type: 'range', min: 1, max: 30, value: size, title: 'brush size, mm'});
+    slider.oninput = () => run('setBrushSize', {value: slider.value, toolNames: TOOLS});
+    bar.replaceChildren(
+      button('◀', go(phase - 1), 'previous phase'),
+      ...['ED', 'ES'].map(key => phases.findIndex(each => each.key === key)).filter(i => i >= 0)
+        .map(i => button(phases[i].key + (phases[i].labelled ? ' ✓' : ''), go(i), `show ${phases[i].key}; ✓: saved`, i === phase)),
+      button('▶', go(phase + 1), 'next phase'),
+      text(`phase ${phase + 1} of ${phases.length}`, 'cine-phase'),
+      button('Segment', () => document.querySelector('.modelSelector button[title="Run Segmentation"]').click(), 'the selected model on this phase'),
+      button('Whole cine', segmentCine, 'all phases: EF, and a proposal for each phase'),
+      ...structures.map(({id, key, name, colour}) => {
+        const node = button(key.toUpperCase(), () => { structure = id; use(TOOLS[0]); draw(); }, `draw the ${name}`, id === structure);
+        node.style.borderBottom = `3px solid rgb(${colour})`;
+        return node;
+      }),
+      button('Erase', () => use(TOOLS[1]), 'erase'), slider,
+      text(numbers(), 'cine-numbers'),
+      button('Save', () => inTurn(async () => { say('Saving …'); await save('final'); draw(); }), 'make this the label of this phase', true),
+      text('', 'cine-state'), button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'));
+    const {final, original} = about.labels, at = utc => new Date(utc).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
+    const newer = original?.source === 'drawn' && !(final?.utc > original.utc);
+    say(newer ? 'changed, not saved' : final ? `saved at ${at(final.utc)}` : original ? 'proposal, not saved' : 'no label yet');
+  }
+
+  async function tick() {
+    const input = document.querySelector('#monailabelServerURL'), ready = window.services && window.cornerstone && input && displaySet();
+    if (!ready) {
+      bar?.remove();
+      [bar, shown, made, arranged, connected] = [null, '', '', false, 0];
+      return;
+    }
+    if (!bar) {
+      bar = Object.assign(document.createElement('div'), {id: 'cine-bar'});
+      document.body.append(Object.assign(document.createElement('link'), {rel: 'stylesheet', href: '/cine/panel.css'}), bar);
+      draw('Connecting …');
+      window.cornerstone.eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, modified);
+    }
+    if (!document.querySelector('.modelSelector')) {
+      if (!connected) { input.value = location.origin + '/'; input.parentElement.parentElement.querySelector('button').click(); connected = Date.now(); }
+      return;
+    }
+    // The panel makes a "1" of its own when it connects, and colours it a second later.
+    const current = labelmap()?.volume.volumeId;
+    if (current && current !== made && made !== '') [shown, made, connected] = ['', '', Date.now()];
+    if (Date.now() - connected < CONNECT_MS) return;
+    if (displaySet().SeriesInstanceUID !== shown) return open(displaySet().SeriesInstanceUID);
+    if (dirty && about && Date.now() - changed > DRAFT_MS) { await save('original'); draw(); }
+  }
+
+  function modified(event) {
+    if (filling || event.detail.segmentationId !== ID || labelmap()?.volume.volumeId !== made) return;
+    if (!dirty && bar) say('changed, not saved');
+    [dirty, changed] = [true, Date.now()];
+  }
+
+  setInterval(() => busy || inTurn(tick), POLL_MS);
+})();

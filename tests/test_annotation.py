@@ -1,0 +1,80 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
+from cli import BUNDLE
+
+from cardiac_cine.annotation import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.cine import Cine
+from cardiac_cine.datasets.phantom import PhantomSpec, render
+from cardiac_cine.images import Frame
+from cardiac_cine.labels import LV
+from cardiac_cine.mask_files import read_mask
+from cardiac_cine.measurements import measure
+from cardiac_cine.probabilities import segment_with_probabilities
+from cardiac_cine.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    spec = PhantomSpec(shape=(112, 128), spacing_mm=(2.0, 2.0, 12.0), phases=4, centre_mm=(0.0, 0.0))
+    return render(spec)
+
+
+@pytest.fixture(scope="module")
+def cine(phantom, tmp_path_factory):
+    return Cine(
+        "phantom", tmp_path_factory.mktemp("phantom"), phantom.image, phantom.affine, (0.0, 200.0, 400.0, 600.0)
+    )
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter.from_bundle(BUNDLE, device="cpu")
+
+
+def test_a_phase_is_answered_as_a_frame_of_its_own(segmenter, cine):
+    alone = phase_of(cine, 2)
+    assert alone.array.shape == (*cine.array.shape[:3], 1) and alone.times_ms is None
+    given = answer(segmenter, alone)
+    np.testing.assert_array_equal(given.masks, segmenter.segment_cine(alone))
+    assert given.measured.phases == 1 and given.agreement is None
+    assert not {"single_phase", "few_phases"} & {flag.code for flag in given.flags}
+
+
+def test_a_cine_is_answered_as_a_whole(segmenter, cine, monkeypatch):
+    monkeypatch.setattr(Segmenter, "agreement", lambda *_: {"rv": 0.9, "myo": 0.5, "lv": 0.99})
+    given = answer(segmenter, cine)
+    assert given.masks.shape == cine.array.shape and given.measured.lv_ef_percent > 20
+    assert given.agreement["myo"] == 0.5 and {"few_phases", "low_confidence"} <= {flag.code for flag in given.flags}
+
+
+def test_two_phases_are_measured_as_the_cine_is(phantom, cine):
+    ed, es = phantom.truth.ed_frame, phantom.truth.es_frame
+    whole = measure(phantom.mask, phantom.affine, ed_frame=ed, es_frame=es).to_dict()
+    pair = measure_key_phases(cine, (ed, phantom.mask[..., ed]), (es, phantom.mask[..., es]))
+    assert {**whole, **pair} == {**whole, "phases": 4} and "lv_volume_ml" not in pair
+    assert pair["lv_ef_percent"] == pytest.approx(phantom.truth.lv_ef_percent, abs=3)
+
+
+def test_probabilities_lie_on_the_frame_and_make_its_mask(segmenter, cine):
+    mask, probabilities = segment_with_probabilities(segmenter, cine.frame(0))
+    np.testing.assert_array_equal(mask, segmenter.segment_cine(phase_of(cine, 0))[..., 0])
+    assert probabilities.shape == (4, *mask.shape) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    assert (probabilities.argmax(0) != mask).mean() < 0.001 and (mask == LV).any()
+
+
+@pytest.mark.parametrize("name", ["mask.nrrd", "mask.nii.gz", "mask.nii"])
+def test_what_a_viewer_gets_lies_on_the_image(phantom, tmp_path, name):
+    mask, path = phantom.mask[..., 0], tmp_path / name
+    write_for_viewer(mask, phantom.affine, path)
+    image = Frame(tmp_path / "image", phantom.image[..., 0], phantom.affine)
+    np.testing.assert_array_equal(read_mask(path, image), mask)
+    if name == "mask.nrrd":
+        header, _, voxels = path.read_bytes().partition(b"\n\n")
+        assert b"encoding: raw" in header and b"type: unsigned char" in header
+        assert voxels == mask.tobytes(order="F")
+        assert sitk.ReadImage(str(path)).GetSize() == mask.shape
+    else:
+        np.testing.assert_allclose(nib.load(path).affine, phantom.affine, atol=1e-4)
