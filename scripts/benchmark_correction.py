@@ -111,7 +111,7 @@ def benchmark_correction(
 
 def methods() -> dict[str, Method]:
     """Return what is compared, by name; the shipped one last."""
-    from cardiac_cine.correction import correct
+    from cardiac_cine.annotation.correction import correct
 
     return {
         f"disc brush of {_BRUSH_MM:g} mm": _brush,
@@ -123,8 +123,8 @@ def methods() -> dict[str, Method]:
 
 def worst_slice(case: "Case", segmenter: "Segmenter") -> Slice:
     """Segment a frame and return the slice with the largest wrong area."""
+    from cardiac_cine.annotation.probabilities import segment_with_probabilities
     from cardiac_cine.images import read_frame, read_label
-    from cardiac_cine.probabilities import segment_with_probabilities
 
     frame, reference = read_frame(case.image), read_label(case.label).array
     mask, probabilities = segment_with_probabilities(segmenter, frame)
@@ -161,7 +161,7 @@ def next_click(mask: "np.ndarray", reference: "np.ndarray") -> tuple[int, int, i
     import numpy as np
     from scipy import ndimage
 
-    from cardiac_cine.correction import BACKGROUND_SEED
+    from cardiac_cine.annotation.correction import BACKGROUND_SEED
 
     largest, seed = np.zeros(mask.shape, bool), 0
     for label in np.unique(reference).tolist():
@@ -203,7 +203,7 @@ def _painted(
 ) -> "np.ndarray":
     import numpy as np
 
-    from cardiac_cine.correction import BACKGROUND_SEED
+    from cardiac_cine.annotation.correction import BACKGROUND_SEED
 
     painted = labels.copy()
     for radius in (radius_mm, 0.0):  # every click's own pixel last, whatever a neighbour painted over it

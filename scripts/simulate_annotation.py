@@ -45,13 +45,13 @@ def simulate(
     import numpy as np
 
     from cardiac_cine import cases
+    from cardiac_cine.annotation.label_training import BATCH_SIZE
+    from cardiac_cine.annotation.training_runs import WEIGHTS, dice_by_structure
     from cardiac_cine.datasets import acdc
     from cardiac_cine.errors import InputError
     from cardiac_cine.files import write_json
-    from cardiac_cine.label_training import BATCH_SIZE
     from cardiac_cine.labels import STRUCTURE_KEYS
     from cardiac_cine.segmenter import Segmenter
-    from cardiac_cine.training_runs import WEIGHTS, dice_by_structure
     from monailabel_app.lib.datastore import FINAL, CineDatastore
     from monailabel_app.lib.models import Models
     from monailabel_app.lib.sources import open_source

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from cardiac_cine.active_learning import (
+from cardiac_cine.annotation.active_learning import (
     PhaseScores,
     Spread,
     bottleneck_features,

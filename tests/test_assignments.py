@@ -3,8 +3,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from cardiac_cine import assignments
-from cardiac_cine.assignments import HOLD_SECONDS, Assignments, opened, read
+from cardiac_cine.annotation import assignments
+from cardiac_cine.annotation.assignments import HOLD_SECONDS, Assignments, opened, read
 
 
 @pytest.fixture

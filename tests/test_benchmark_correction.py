@@ -6,7 +6,7 @@ import cli
 import numpy as np
 import pytest
 
-from cardiac_cine.correction import BACKGROUND_SEED
+from cardiac_cine.annotation.correction import BACKGROUND_SEED
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, MYO, RV
 

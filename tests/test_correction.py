@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cardiac_cine.correction import BACKGROUND_SEED, RADIUS_MM, correct, seeds_from_clicks
+from cardiac_cine.annotation.correction import BACKGROUND_SEED, RADIUS_MM, correct, seeds_from_clicks
 from cardiac_cine.labels import LV, MYO, RV
 
 SPACING_MM = (2.0, 1.0, 8.0)

@@ -13,12 +13,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from cardiac_cine.annotation.dicom_archive import _UID, Archive, _created, _write_header
+from cardiac_cine.annotation.library import FINAL, Library
 from cardiac_cine.datasets.dicom_cine import scan
 from cardiac_cine.datasets.phantom_dicom import write_dicom
-from cardiac_cine.dicom_archive import _UID, Archive, _created, _write_header
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.errors import InputError
-from cardiac_cine.library import FINAL, Library
 
 # What each cine of the archive is made as, by patient.
 LAYOUTS = ("phase_major", "slice_major", "series_per_slice", "enhanced")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from cardiac_cine.annotation.label_store import LabelStore, coverage, write_volume
 from cardiac_cine.errors import InputError
-from cardiac_cine.label_store import LabelStore, coverage, write_volume
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 0, -8, 20], [0, 1.5, 0, 30], [0, 0, 0, 1.0]])

@@ -19,11 +19,12 @@ from conftest import BUNDLE
 from filelock import FileLock
 from monai.bundle import ConfigParser
 
-from cardiac_cine import cases, training_runs
+from cardiac_cine import cases
+from cardiac_cine.annotation import training_runs
+from cardiac_cine.annotation.label_training import LabelTraining, Options
+from cardiac_cine.annotation.library import Library, LocalSource
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.errors import InputError
-from cardiac_cine.label_training import LabelTraining, Options
-from cardiac_cine.library import Library, LocalSource
-from cardiac_cine.model_versions import ModelVersions
 from cardiac_cine.weights import sha256
 
 OVERRIDES = {
@@ -336,9 +337,9 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from filelock import FileLock
-from cardiac_cine.label_training import LabelTraining, Options
-from cardiac_cine.library import Library, LocalSource
-from cardiac_cine.model_versions import ModelVersions
+from cardiac_cine.annotation.label_training import LabelTraining, Options
+from cardiac_cine.annotation.library import Library, LocalSource
+from cardiac_cine.annotation.model_versions import ModelVersions
 studies, root, lock, bundle, overrides, options = sys.argv[1:]
 root, lock, bundle = Path(root), FileLock(lock), Path(bundle)
 models = ModelVersions(root / "models", lock, bundle, "cpu")

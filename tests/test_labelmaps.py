@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cardiac_cine.annotation.labelmaps import mask_from_planes
 from cardiac_cine.errors import InputError
-from cardiac_cine.labelmaps import mask_from_planes
 
 NAMES = {"1": "lv", "2": "myo", "7": "Right ventricular cavity"}
 # (x, y, z) of 3 x 2 x 2, as a viewer holds it: x fastest, its planes from the other end of the stack.

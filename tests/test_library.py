@@ -7,9 +7,9 @@ import pytest
 from dicom_sources import phantom, write_cine
 from filelock import FileLock
 
+from cardiac_cine.annotation.library import FINAL, ORIGINAL, Annotated, Library, LocalSource, Returned
 from cardiac_cine.datasets.phantom import write_cine as write_nifti_cine
 from cardiac_cine.errors import InputError
-from cardiac_cine.library import FINAL, ORIGINAL, Annotated, Library, LocalSource, Returned
 
 
 def open_library(folder, root, **options):

@@ -4,7 +4,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_sources import write_cine
 
-from cardiac_cine.listing import list_cines
+from cardiac_cine.annotation.listing import list_cines
 
 
 def write(path, phases=1):

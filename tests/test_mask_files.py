@@ -6,9 +6,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
+from cardiac_cine.annotation.mask_files import read_mask, structure_id
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame
-from cardiac_cine.mask_files import read_mask, structure_id
 
 SHAPE = (5, 6, 4)
 # Oblique: 30 degrees about x, then 20 about z, spacing 1.5 x 1.25 x 8 mm.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_inference_bundle import write_bundle
 
+from cardiac_cine.annotation.model_versions import ModelVersions, Version
 from cardiac_cine.errors import InputError
-from cardiac_cine.model_versions import ModelVersions, Version
 from cardiac_cine.weights import sha256
 
 

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from cardiac_cine.listing import Listed
-from cardiac_cine.phase_images import ID_PATTERN, entries_of, name_cases, phase_series_uid
+from cardiac_cine.annotation.listing import Listed
+from cardiac_cine.annotation.phase_images import ID_PATTERN, entries_of, name_cases, phase_series_uid
 
 
 def listed(identity="i", name="a", phases=4):

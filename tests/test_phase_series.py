@@ -1,6 +1,6 @@
 """A cine shown as one series for each phase, in DICOM JSON."""
 
-from cardiac_cine.phase_series import PhaseImage, shown_images, shown_series
+from cardiac_cine.annotation.phase_series import PhaseImage, shown_images, shown_series
 
 
 def _item(**tags):

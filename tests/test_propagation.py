@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from cardiac_cine.annotation.propagation import carry, carry_on, completed
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.labels import LV, MYO, RV
-from cardiac_cine.propagation import carry, carry_on, completed
 
 SLICE = 1
 

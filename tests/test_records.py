@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from cardiac_cine.records import Records, clean, durable
+from cardiac_cine.annotation.records import Records, clean, durable
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -45,7 +45,7 @@ def test_what_another_process_writes_is_seen(records, tmp_path):
     records.put("a", {"x": 1})
     assert records.get("a") == {"x": 1}
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from cardiac_cine.records import Records;"
+        "import sys; sys.path.insert(0, sys.argv[1]); from cardiac_cine.annotation.records import Records;"
         "from filelock import FileLock; Records(__import__('pathlib').Path(sys.argv[2]) / 'records',"
         "FileLock(sys.argv[2] + '/.lock')).update('a', y=2)"
     )

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cardiac_cine.active_learning import standardise
-from cardiac_cine.sampling import CRITERIA, Pool, Sample, choose, rank_by_novelty, rank_by_score
+from cardiac_cine.annotation.active_learning import standardise
+from cardiac_cine.annotation.sampling import CRITERIA, Pool, Sample, choose, rank_by_novelty, rank_by_score
 
 
 def samples(*patients: str, group: str = "") -> list[Sample]:

@@ -9,7 +9,7 @@ import pytest
 from conftest import BUNDLE
 from test_cases import a_label, a_saved_case
 
-from cardiac_cine.training_runs import (
+from cardiac_cine.annotation.training_runs import (
     ARGUMENTS,
     LOG,
     RECORDS,
@@ -42,7 +42,7 @@ def test_a_run_is_owned_while_a_process_works_on_it(tmp_path):
 
 def test_a_killed_process_owns_nothing(tmp_path):
     code = f"import sys, time; sys.path.insert(0, {str(BUNDLE)!r})\n"
-    code += "from pathlib import Path; from cardiac_cine.training_runs import owned\n"
+    code += "from pathlib import Path; from cardiac_cine.annotation.training_runs import owned\n"
     code += f"with owned(Path({str(tmp_path)!r})): print('mine', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "mine\n"

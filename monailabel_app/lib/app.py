@@ -12,10 +12,10 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.utils.async_tasks.utils import processes, run_background_task
 
 import cardiac_cine
+from cardiac_cine.annotation.jobs import Jobs
 from monailabel_app.lib import access, guard, scoring, state, strategies
 from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
 from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propagation
-from monailabel_app.lib.jobs import Jobs
 from monailabel_app.lib.models import Models
 from monailabel_app.lib.sources import open_source
 from monailabel_app.lib.training import CineTraining
@@ -41,7 +41,7 @@ class CardiacCineApp(MONAILabelApp):
             name="Cardiac cine MR",
             description="LV cavity, LV myocardium and RV in short-axis cine MR, over the whole cycle",
             version=cardiac_cine.__version__,
-            labels=LABELS,
+            labels=list(LABELS),  # OHIF adds to it, which an object does not take
         )
 
     def init_datastore(self) -> CineDatastore:

@@ -11,16 +11,16 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from cardiac_cine import files
+from cardiac_cine.annotation.library import FINAL, ORIGINAL, TAGS, Annotated, Library, Source
+from cardiac_cine.annotation.phase_images import ID_PATTERN, Entry
 from cardiac_cine.errors import InputError
-from cardiac_cine.library import FINAL, ORIGINAL, TAGS, Annotated, Library, Source
-from cardiac_cine.phase_images import ID_PATTERN, Entry
 from monailabel_app.lib.state import State
 
 __all__ = ["FINAL", "ID_PATTERN", "ORIGINAL", "TAGS", "Annotated", "CineDatastore", "Entry"]
 
 
 class CineDatastore(Library, Datastore):
-    """MONAI Label's names for what :class:`cardiac_cine.library.Library` does. Tags are "final" and "original"."""
+    """MONAI Label's names for what its base class does. Tags are "final" and "original"."""
 
     not_found = ImageNotFoundException
 
@@ -112,13 +112,17 @@ class CineDatastore(Library, Datastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Return what clients show of an image; ``phase`` counts from 1, ``frame`` from 0."""
         entry, stack = self.entry(image_id), self.listed(image_id).stack
-        info = self.image_facts(entry.id) | self.more(entry) | {
-            "name": f"{entry.id}.nii.gz",
-            "phase": entry.phase + 1,
-            "frame": entry.phase,
-            "key_phase_source": self.key_phase_source(entry.case),
-            **{key: getattr(entry, key) for key in ("case", "patient", "group", "phases", "key")},
-        }
+        info = (
+            self.image_facts(entry.id)
+            | self.more(entry)
+            | {
+                "name": f"{entry.id}.nii.gz",
+                "phase": entry.phase + 1,
+                "frame": entry.phase,
+                "key_phase_source": self.key_phase_source(entry.case),
+                **{key: getattr(entry, key) for key in ("case", "patient", "group", "phases", "key")},
+            }
+        )
         if stack:
             info["Modality"], info["StudyDate"] = stack.header.modality, stack.header.study_date
             info["PatientID"], info["StudyInstanceUID"] = stack.header.patient.id, entry.study_uid

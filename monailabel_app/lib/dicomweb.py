@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from monailabel.config import settings
 from monailabel.interfaces.exception import ImageNotFoundException
 
-from cardiac_cine.phase_series import SERIES_UID, Item, PhaseImage, shown_images, shown_series, value
+from cardiac_cine.annotation.phase_series import SERIES_UID, Item, PhaseImage, shown_images, shown_series, value
 from monailabel_app.lib.datastore import CineDatastore
 
 _UID = r"[0-9.]{1,64}"

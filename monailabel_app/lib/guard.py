@@ -30,6 +30,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
+from cardiac_cine.annotation.jobs import QueueError
 from cardiac_cine.errors import InputError
 from monailabel_app.lib import dicomweb, routes
 from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router
@@ -194,7 +195,7 @@ def install(app: Any) -> None:
     for router in (routes.router(app), dicomweb.router(app), login_router(access), status_router()):
         fastapi_app.include_router(router)
         fastapi_app.router.routes.insert(0, fastapi_app.router.routes.pop())
-    for kind in (HTTPException, RequestValidationError, stock.MONAILabelException, InputError, Exception):
+    for kind in (HTTPException, RequestValidationError, stock.MONAILabelException, InputError, QueueError, Exception):
         fastapi_app.add_exception_handler(kind, answer)
     if not access.keycloak:
         fastapi_app.dependency_overrides[get_current_user] = _stock_user
@@ -210,8 +211,8 @@ def install(app: Any) -> None:
 async def answer(request: Request, error: Exception) -> JSONResponse:
     """Tell what the client did wrong, or the id under which the log tells what went wrong here."""
     status, detail = 500, str(getattr(error, "msg", error))
-    if isinstance(error, HTTPException):
-        status, detail = error.status_code, str(error.detail)
+    if isinstance(error, HTTPException | QueueError):
+        status, detail = error.status_code, str(getattr(error, "detail", error))
     elif isinstance(error, RequestValidationError | ValidationError):
         status, detail = 400, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])[:400]
     elif isinstance(error, stock.ImageNotFoundException | stock.LabelNotFoundException):

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from cardiac_cine.annotation import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_clicks
+from cardiac_cine.annotation.jobs import Job, Jobs
+from cardiac_cine.annotation.label_store import coverage
+from cardiac_cine.annotation.mask_files import read_mask
+from cardiac_cine.annotation.probabilities import segment_with_probabilities
+from cardiac_cine.annotation.propagation import carry_on, completed
 from cardiac_cine.cine import Cine
-from cardiac_cine.correction import BACKGROUND_KEY, correct, seeds_from_clicks
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
 from cardiac_cine.images import Frame
-from cardiac_cine.label_store import coverage
 from cardiac_cine.labels import STRUCTURES
-from cardiac_cine.mask_files import read_mask
 from cardiac_cine.measurements import volumes_ml
-from cardiac_cine.probabilities import segment_with_probabilities
-from cardiac_cine.propagation import carry_on, completed
 from cardiac_cine.segmenter import Segmenter
 from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore, Entry
-from monailabel_app.lib.jobs import Job, Jobs
 from monailabel_app.lib.models import Models
 
 LABELS = {structure.key: structure.id for structure in STRUCTURES}

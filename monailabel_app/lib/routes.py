@@ -10,9 +10,9 @@ import monailabel
 from fastapi import APIRouter, File, Form, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from cardiac_cine.annotation import write_for_viewer
+from cardiac_cine.annotation.answers import write_for_viewer
+from cardiac_cine.annotation.labelmaps import mask_from_planes
 from cardiac_cine.files import plain
-from cardiac_cine.labelmaps import mask_from_planes
 from cardiac_cine.labels import STRUCTURES
 from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from cardiac_cine.active_learning import DESCRIPTORS, describe, score_phases
+from cardiac_cine.annotation.active_learning import DESCRIPTORS, describe, score_phases
 from cardiac_cine.files import write_json
 from cardiac_cine.labels import LV
 from cardiac_cine.phases import find_phases

@@ -9,10 +9,10 @@ from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
 
-from cardiac_cine.dicom_archive import Archive
+from cardiac_cine.annotation.dicom_archive import Archive
+from cardiac_cine.annotation.library import LocalSource, Source
 from cardiac_cine.dicom_output import Software
 from cardiac_cine.errors import InputError
-from cardiac_cine.library import LocalSource, Source
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
 _SOFTWARE = Software(name="Cardiac cine annotation")

@@ -1,12 +1,12 @@
-"""Which sample an annotator gets next and holds; the choice itself is cardiac_cine.sampling's."""
+"""Which sample an annotator gets next and holds; the choice itself is cardiac_cine.annotation.sampling's."""
 
 from typing import Any
 
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from cardiac_cine import assignments
-from cardiac_cine.assignments import Assignments
-from cardiac_cine.sampling import CRITERIA, Criterion, Pool, Sample, choose
+from cardiac_cine.annotation import assignments
+from cardiac_cine.annotation.assignments import Assignments
+from cardiac_cine.annotation.sampling import CRITERIA, Criterion, Pool, Sample, choose
 from monailabel_app.lib.access import current_user
 from monailabel_app.lib.scoring import scores
 

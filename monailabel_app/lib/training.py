@@ -1,4 +1,4 @@
-"""Training from the clients: :mod:`cardiac_cine.label_training` in MONAI Label's terms."""
+"""Training from the clients: :mod:`cardiac_cine.annotation.label_training` in MONAI Label's terms."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from monailabel.interfaces.tasks.train import TrainTask
 
+from cardiac_cine.annotation.label_training import RUNNING, STARTS, LabelTraining, Options
+from cardiac_cine.annotation.training_runs import KEY_METRIC
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
-from cardiac_cine.label_training import RUNNING, STARTS, LabelTraining, Options
-from cardiac_cine.training_runs import KEY_METRIC
 from monailabel_app.lib.datastore import CineDatastore
 from monailabel_app.lib.models import Models
 from monailabel_app.lib.state import State

@@ -306,7 +306,15 @@ def _load(folder):
     bases = [f"ScriptedLoadableModule{part}" for part in ("", "Widget", "Logic", "Test")]
     package("slicer.i18n", tr=lambda text: text, translate=lambda _, text: text)
     package("slicer.ScriptedLoadableModule", **{name: type(name, (Base,), {}) for name in bases})
-    package("slicer", util=util, modules=modules, mrmlScene=scene, app=MagicMock(), shown=shown)
+    package(
+        "slicer",
+        util=util,
+        modules=modules,
+        mrmlScene=scene,
+        app=MagicMock(),
+        vtkMRMLMarkupsNode=MagicMock(),
+        shown=shown,
+    )
     package("vtk", vtkStringArray=Names, mutable=Text)
     package("qt", QDialog=type("QDialog", (Base,), {}), QCheckBox=CheckBox, QComboBox=Box, QTableWidgetItem=Cell)
     sys.modules["qt"].Qt, sys.modules["qt"].QApplication = MagicMock(ItemIsEditable=0), MagicMock()

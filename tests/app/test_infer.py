@@ -12,16 +12,16 @@ pytest.importorskip("monailabel", reason="needs the app's packages: pip install 
 
 import segment
 
-from cardiac_cine.annotation import phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import phase_of, write_for_viewer
+from cardiac_cine.annotation.jobs import JobCancelledError, Jobs
+from cardiac_cine.annotation.library import LocalSource
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, RV
-from cardiac_cine.library import LocalSource
 from cardiac_cine.weights import sha256
 from cardiac_cine.workflow import segment_study
 from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore
 from monailabel_app.lib.infer import CineSegmentation, Correction, Propagation
-from monailabel_app.lib.jobs import Cancelled, Jobs
 from monailabel_app.lib.models import Models
 from monailabel_app.lib.state import State
 
@@ -126,7 +126,7 @@ def test_a_cancelled_cine_stops_and_leaves_nothing(app, monkeypatch):
         return run(kind, image, cancel_then)
 
     monkeypatch.setattr(app.jobs, "run", cancelled_at_once)
-    with pytest.raises(Cancelled):
+    with pytest.raises(JobCancelledError):
         ask(app.segmentation, whole_cine=True)
     assert app.datastore.label_array(ID, ORIGINAL) is None
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the app's packages: pip install -r requirements-app.txt")
 
-from cardiac_cine.active_learning import DESCRIPTORS
+from cardiac_cine.annotation.active_learning import DESCRIPTORS
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine, write_frame
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_KEYS

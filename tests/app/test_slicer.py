@@ -1,7 +1,7 @@
 """What 3D Slicer's MONAI Label module does, with the client class that comes with it, against a running server.
 
-The client is in a process of its own, as Slicer is; what stands between it and Slicer's windows is done here as
-MONAILabel.py of MONAI Label 0.8.5 does it. The windows themselves are not tested.
+The client is in a process of its own, as Slicer is. What stands between it and Slicer's windows is done here as
+MONAILabel.py of MONAI Label 0.8.5 does it, and in the last test by that file itself. Slicer is not tested.
 """
 
 import itertools
@@ -127,12 +127,12 @@ def edited(value, old):
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """Three patients' cines of four phases; phases 0 and 1 are ED and ES as long as nobody says otherwise."""
+    """Five patients' cines of four phases; phases 0 and 1 are ED and ES as long as nobody says otherwise."""
     from cardiac_cine.datasets.phantom import random_spec, render, write_cine
 
     root = tmp_path_factory.mktemp("slicer")
     size = {"shape": (80, 80), "spacing_mm": (2.8, 2.8, 14.0), "phases": 4}
-    for seed, name in enumerate(("anna", "bert", "carl")):
+    for seed, name in enumerate(("anna", "bert", "carl", "dora", "emil")):
         cine = render(random_spec(seed, "NOR", **size))
         write_cine(cine, root / "studies" / f"{name}.nii.gz", root / "references" / f"{name}.nii.gz")
     return root
@@ -191,7 +191,7 @@ def test_without_a_token_nobody_is_asked_for_one(slicer):
 
 
 def test_the_whole_loop(slicer, place, studies):
-    """Next sample, segment, correct, submit, until all ED are labelled; train; and again."""
+    """Next sample, segment, submit, until three patients are labelled; train; and the next sample."""
     first = sample = slicer.next_sample()
     assert {"id", "name", "path", "checksum"} & {*sample} == {"id", "name", "checksum"}
     assert sample["name"] == f"{sample['id']}.nii.gz" and sample["reason"]
@@ -229,7 +229,7 @@ def test_the_whole_loop(slicer, place, studies):
             break
         sample = slicer.next_sample()
         assert sample["id"] not in labelled
-    assert {sample["patient"] for sample in labelled.values()} == {"anna", "bert", "carl"}
+    assert len({sample["patient"] for sample in labelled.values()}) == 3
 
     before = slicer.infer("cardiac_cine", first)[1]["model"]
     options = slicer.options("trainers", "cardiac_cine") | {"max_epochs": 1, "initial": "live"}
@@ -253,8 +253,11 @@ def test_the_whole_loop(slicer, place, studies):
     found, about, _ = slicer.infer("cardiac_cine", sample)
     assert (about["model"] != before) is (stats["status"] == "published")
     assert found["lv"].any()
-    # Both ED and ES of a patient have a mask now: the model's counts until a person's is saved.
-    assert 0 < about["measurements"]["lv_ef_percent"] < 100
+    # The ejection fraction is there once ED and ES have a mask, a person's or the model's.
+    assert about["measurements"] == {}
+    images = {image_id: known["image"]["info"] for image_id, known in slicer("datastore")["objects"].items()}
+    [other] = [key for key, info in images.items() if info["case"] == first["case"] and key != first["id"]]
+    assert 0 < slicer.infer("cardiac_cine", {"id": other})[1]["measurements"]["lv_ef_percent"] < 100
 
 
 def test_clicks_correct_the_structures_they_name(slicer, studies):
@@ -370,7 +373,7 @@ def test_two_annotators_never_get_the_same_case(pool, guarded, tmp_path):
 
 def use_the_module(address, folder, truth_of):
     """In a process of its own: press the buttons of the module, and return what came of it."""
-    from app.slicer_module import open_module
+    from app.slicer_module import Box, open_module
 
     window = open_module(address, folder)
     window.onClickFetchInfo()
@@ -399,19 +402,17 @@ def use_the_module(address, folder, truth_of):
     window.onSaveLabel()
     said = sys.modules["slicer"].shown[-1]
     window.onTraining()
-    bars = []
-    while window.isTrainingRunning() and len(bars) < 600:
+    bars = []  # until the first epoch begins, when there is no accuracy yet
+    while window.isTrainingRunning() and window.info["train_stats"]["cardiac_cine"].get("status") != "running":
         window.monitorTraining()
         bars.append((window.ui.trainingProgressBar.value, window.ui.accuracyProgressBar.value))
-        time.sleep(0.2)
-        if window.info["train_stats"]["cardiac_cine"].get("status") == "running" or len(bars) > 100:
-            break
         window.fetchInfo()
+        time.sleep(0.2)
     window.onStopTraining()
     window.onNextSampleButton()
     return {
         "options": options,
-        "boxes": {name: box.items for name, box in vars(window.ui).items() if hasattr(box, "items")},
+        "boxes": {name: box.items for name, box in vars(window.ui).items() if isinstance(box, Box)},
         "sample": sample,
         "overlap": overlap(segmented["lv"], truth == LV),
         "clicked": bool(corrected["rv"][tuple(click)]),

@@ -10,9 +10,9 @@ pytest.importorskip("monailabel", reason="needs the app's packages: pip install 
 
 from monailabel.interfaces.exception import ImageNotFoundException
 
-from cardiac_cine import assignments
-from cardiac_cine.assignments import HOLD_SECONDS
-from cardiac_cine.sampling import CRITERIA
+from cardiac_cine.annotation import assignments
+from cardiac_cine.annotation.assignments import HOLD_SECONDS
+from cardiac_cine.annotation.sampling import CRITERIA
 from monailabel_app.lib.state import State
 from monailabel_app.lib.strategies import all_strategies, assignment, release
 

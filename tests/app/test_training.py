@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the app's packages: pip install -r requirements-app.txt")
 
-from cardiac_cine import training_runs
+from cardiac_cine.annotation import training_runs
+from cardiac_cine.annotation.label_training import Options
 from cardiac_cine.errors import InputError
-from cardiac_cine.label_training import Options
 from monailabel_app.lib.state import State
 from monailabel_app.lib.training import CineTraining
 

@@ -4,14 +4,14 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from cli import BUNDLE
 
-from cardiac_cine.annotation import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.annotation.mask_files import read_mask
+from cardiac_cine.annotation.probabilities import segment_with_probabilities
 from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.images import Frame
 from cardiac_cine.labels import LV
-from cardiac_cine.mask_files import read_mask
 from cardiac_cine.measurements import measure
-from cardiac_cine.probabilities import segment_with_probabilities
 from cardiac_cine.segmenter import Segmenter
 
 

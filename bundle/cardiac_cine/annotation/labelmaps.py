@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cardiac_cine.annotation.mask_files import structure_id
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_KEYS
-from cardiac_cine.mask_files import structure_id
 
 
 def mask_from_planes(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from uuid import NAMESPACE_OID, uuid5
 
-from cardiac_cine.listing import Listed
+from cardiac_cine.annotation.listing import Listed
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 # End-systole comes after about this part of the cycle at rest: a guess until somebody has looked.

@@ -1,7 +1,7 @@
 """Which of many samples to annotate next: ways to rank them, and a choice that keeps patients in balance.
 
 A sample is a phase of a cine. Pure functions; nothing depends on the order in which samples are given. The formulas
-behind the ranks are in :mod:`cardiac_cine.active_learning`.
+behind the ranks are in :mod:`cardiac_cine.annotation.active_learning`.
 """
 
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cardiac_cine.active_learning import novelty, standardise
+from cardiac_cine.annotation.active_learning import novelty, standardise
 from cardiac_cine.labels import STRUCTURE_KEYS
 
 

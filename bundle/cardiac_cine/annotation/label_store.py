@@ -14,9 +14,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from cardiac_cine.annotation.records import Records, clean, durable, write_record
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_IDS, check_mask
-from cardiac_cine.records import Records, clean, durable, write_record
 
 # What the store itself says of a label.
 _OWN = ("name", "utc", "ts", "covers")

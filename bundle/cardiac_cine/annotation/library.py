@@ -17,14 +17,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from filelock import FileLock
 
+from cardiac_cine.annotation.label_store import LabelStore, coverage, write_volume
+from cardiac_cine.annotation.listing import Listed, list_cines
+from cardiac_cine.annotation.mask_files import read_mask, structure_id
+from cardiac_cine.annotation.phase_images import Entry, entries_of, name_cases
+from cardiac_cine.annotation.records import Records, clean
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame
-from cardiac_cine.label_store import LabelStore, coverage, write_volume
-from cardiac_cine.listing import Listed, list_cines
-from cardiac_cine.mask_files import read_mask, structure_id
-from cardiac_cine.phase_images import Entry, entries_of, name_cases
-from cardiac_cine.records import Records, clean
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _CINES_HELD = 2
 
 
 class Annotated(NamedTuple):
-    """What a label covers, see :func:`cardiac_cine.label_store.coverage`."""
+    """What a label covers, see :func:`cardiac_cine.annotation.label_store.coverage`."""
 
     structures: tuple[int, ...]
     slices: tuple[int, ...]
@@ -274,7 +274,7 @@ class Library:
 
         Args:
             image_id: the image.
-            path: see :func:`cardiac_cine.mask_files.read_mask`.
+            path: see :func:`cardiac_cine.annotation.mask_files.read_mask`.
             tag: one of ``TAGS``.
             info: kept with the label. Its "label_info" are the viewer's segments, its "slices" those dealt with.
 

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cardiac_cine import cases, training_runs
+from cardiac_cine import cases
+from cardiac_cine.annotation import training_runs
+from cardiac_cine.annotation.library import FINAL, Library
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain, write_json
 from cardiac_cine.images import read_label
-from cardiac_cine.library import FINAL, Library
-from cardiac_cine.model_versions import ModelVersions
 from cardiac_cine.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cardiac_cine.annotation.records import durable
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
-from cardiac_cine.records import durable
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.weights import sha256
 

@@ -9,18 +9,26 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fastapi import HTTPException
-
 T = TypeVar("T")
 _LISTED = 20  # ended jobs
 
 
-class QueueFull(HTTPException):
-    """Too many wait already: 503."""
+class QueueError(RuntimeError):
+    """Why there is no result: ``status_code`` is HTTP's."""
+
+    status_code = 500
 
 
-class Cancelled(HTTPException):
-    """Somebody cancelled the job: 409."""
+class QueueFullError(QueueError):
+    """Too many wait already."""
+
+    status_code = 503
+
+
+class JobCancelledError(QueueError):
+    """Somebody cancelled the job."""
+
+    status_code = 409
 
 
 @dataclass(eq=False)
@@ -37,9 +45,9 @@ class Job:
     future: Future | None = None
 
     def check(self) -> None:
-        """Raise Cancelled if somebody has cancelled this job."""
+        """Raise JobCancelledError if somebody has cancelled this job."""
         if self.cancelled:
-            raise Cancelled(409, "the computation was cancelled")
+            raise JobCancelledError("the computation was cancelled")
 
 
 class Jobs:
@@ -55,7 +63,7 @@ class Jobs:
         """Return what the function returns, or raise what it raises, once all that came before have begun."""
         with self._lock:
             if sum(job.state == "waiting" for job in self._active) >= self._limit:
-                raise QueueFull(503, f"{self._limit} computations are waiting, try again later", {"Retry-After": "10"})
+                raise QueueFullError(f"{self._limit} computations are waiting, try again later")
             job = Job(str(next(self._ids)), kind, image)
             self._active.append(job)
             job.future = self._workers.submit(self._do, job, function)
@@ -63,11 +71,11 @@ class Jobs:
         try:
             return job.future.result()
         except BaseException as raised:
-            error = Cancelled(409, "the computation was cancelled") if isinstance(raised, CancelledError) else raised
+            error = JobCancelledError("the computation was cancelled") if isinstance(raised, CancelledError) else raised
             raise error from None
         finally:
             with self._lock:
-                job.state = "cancelled" if isinstance(error, Cancelled) else "failed" if error else "done"
+                job.state = "cancelled" if isinstance(error, JobCancelledError) else "failed" if error else "done"
                 job.ended, job.future = time.monotonic(), None
                 self._active.remove(job)
                 self._ended.appendleft(job)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
+from cardiac_cine.annotation.label_store import write_volume
 from cardiac_cine.cine import Cine
-from cardiac_cine.label_store import write_volume
 from cardiac_cine.measurements import Measurements, measure
 from cardiac_cine.quality import Flag, quality_flags
 from cardiac_cine.segmenter import Segmenter

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the app's packages: pip install -r requirements-app.txt")
 
-from monailabel_app.lib.jobs import Cancelled, Jobs, QueueFull
+from cardiac_cine.annotation.jobs import JobCancelledError, Jobs, QueueFullError
 
 
 class Held:
@@ -80,7 +80,7 @@ def test_a_full_line_turns_away(held):
     held.start("third")
     held.start("fourth")
     error = held.outcomes["fourth"]
-    assert isinstance(error, QueueFull) and error.status_code == 503 and "2 computations are waiting" in error.detail
+    assert isinstance(error, QueueFullError) and error.status_code == 503 and "2 computations are waiting" in str(error)
     held.finish()
     assert held.order == ["second", "third"]
 
@@ -90,7 +90,7 @@ def test_who_waits_can_be_taken_out_of_the_line(held):
     held.start("third")
     assert held.cancel("second")
     held.threads[1].join(5)
-    assert isinstance(held.outcomes["second"], Cancelled)
+    assert isinstance(held.outcomes["second"], JobCancelledError)
     assert held.listed() == [("first", "running", 0), ("third", "waiting", 1), ("second", "cancelled", 0)]
     held.finish()
     assert held.order == ["third"]
@@ -99,7 +99,7 @@ def test_who_waits_can_be_taken_out_of_the_line(held):
 def test_who_runs_can_be_stopped(held):
     assert held.cancel("first")
     held.threads[0].join(5)
-    assert isinstance(held.outcomes["first"], Cancelled) and held.outcomes["first"].status_code == 409
+    assert isinstance(held.outcomes["first"], JobCancelledError) and held.outcomes["first"].status_code == 409
     assert held.listed() == [("first", "cancelled", 0)]
     assert not held.jobs.cancel("1") and not held.jobs.cancel("99")
 

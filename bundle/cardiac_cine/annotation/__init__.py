@@ -1,0 +1,1 @@
+"""What annotating takes besides a viewer and a server: images, labels, corrections, choice of samples, training."""
