@@ -10,8 +10,9 @@ import torch
 from conftest import BUNDLE
 
 import cardiac_cine
+from cardiac_cine.errors import InputError
 from cardiac_cine.handlers import Checkpoints
-from cardiac_cine.weights import sha256, versions
+from cardiac_cine.weights import load_weights, sha256, versions
 
 SHIPPED = BUNDLE / "models" / Checkpoints.MODEL
 
@@ -29,6 +30,16 @@ def test_sha256(tmp_path, content, digest):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
     assert sha256(path) == digest
+
+
+def test_weights_of_a_network_that_saw_slices_alone_go_on_with_neighbours(tmp_path):
+    alone, among = (torch.nn.Sequential(torch.nn.Conv2d(n, 2, 3), torch.nn.Conv2d(2, 1, 1)) for n in (1, 3))
+    torch.save(alone.state_dict(), tmp_path / "model.pt")
+    load_weights(among, tmp_path / "model.pt", widen=True)
+    stack = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(among(stack), alone(stack[:, 1:2]))
+    with pytest.raises(InputError, match=r"differs in shape: 0.weight \(2, 1, 3, 3\) instead of \(2, 3, 3, 3\)"):
+        load_weights(among, tmp_path / "model.pt")
 
 
 def test_versions_are_those_that_run():

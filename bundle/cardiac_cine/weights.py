@@ -40,12 +40,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(network: torch.nn.Module, path: Path) -> None:
+def load_weights(network: torch.nn.Module, path: Path, *, widen: bool = False) -> None:
     """Load a network's weights from a checkpoint, all of them and nothing else.
 
     Args:
         network: takes the weights, on its own device.
         path: a state_dict, or a dictionary that holds one under "model".
+        widen: accept weights of a network that saw every slice alone; its neighbours then have no say at first.
 
     Raises:
         InputError: as :func:`load_checkpoint`, or keys, shapes or values that do not make this network.
@@ -55,6 +56,8 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state_dict but keys {_listed(list(checkpoint))}, {_EXPECTED_WEIGHTS}")
     expected = network.state_dict()
+    if widen:
+        state = {key: _widened(value, expected[key]) if key in expected else value for key, value in state.items()}
     missing = [key for key in expected if key not in state]
     unknown = [key for key in state if key not in expected]
     common = [key for key in expected if key in state]
@@ -73,6 +76,16 @@ def load_weights(network: torch.nn.Module, path: Path) -> None:
     if problems:
         raise InputError(problems)
     network.load_state_dict(state)
+
+
+def _widened(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a convolution of one input channel as one of several, which looks at the middle one alone."""
+    several = like.shape[1] if like.ndim == 4 else 1
+    if several == 1 or weights.shape != (like.shape[0], 1, *like.shape[2:]):
+        return weights
+    wide = torch.zeros_like(like, device=weights.device)
+    wide[:, several // 2] = weights[:, 0]
+    return wide
 
 
 def sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from monailabel.utils.async_tasks.utils import processes, run_background_task
 
 import cardiac_cine
 from cardiac_cine.annotation.jobs import Jobs
+from cardiac_cine.weights import sha256
 from monailabel_app.lib import access, guard, scoring, state, strategies
 from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
 from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propagation
@@ -95,13 +96,15 @@ class CardiacCineApp(MONAILabelApp):
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Choose what to annotate next; clients download the image, so no path of the server is told."""
         found = super().next_sample(request)
-        found.pop("path", None)
+        if path := found.pop("path", ""):  # Slicer keeps images by name; without it, those of another server too
+            found["checksum"] = f"SHA256:{sha256(Path(path))}"
         return found
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
-        """Let others have the case, whose label is saved."""
-        strategies.release(self.state, self._datastore.resolve(image_id))
-        return {}
+        """Let others have the case; return its numbers, which Slicer shows as details of the saved label."""
+        image_id = self._datastore.resolve(image_id)
+        strategies.release(self.state, image_id)
+        return self._infers[NAME].numbers(self._datastore.entry(image_id))
 
     def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
         """Do nothing where the stock app asks for scores: the server recomputes them when the model has changed."""

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = {"": 0, "json": 1 << 20, "form": 64 << 20, "any": 64 << 20}
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 HEADERS += [(b"x-frame-options", b"SAMEORIGIN")]
+# Pages load nothing from elsewhere; OHIF's style sheet would ask for fonts. It compiles WebAssembly and runs workers.
+HEADERS += [(b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")]
 LABEL_FILE = r"[^\x00-\x1f]{1,250}\.(nii|nii\.gz|nrrd)"
 FILE, NAME = r"(?!/|.*(\.\.|//))[\w.,:@ %/-]*", r"[A-Za-z0-9][\w.-]*"
 
@@ -231,20 +233,31 @@ def status_router() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     for path, method in (("/train/", "train"), ("/scoring/", "scoring"), ("/batch/infer", "batch_infer")):
         router.add_api_route(path, _status(method), methods=["GET"])
+        router.add_api_route(path, _stop(method), methods=["DELETE"])
     return router
 
 
 def _status(method: str) -> Callable[..., Any]:
-    def told(task: Mapping[str, Any]) -> dict[str, Any]:
-        return {**task, "details": [_without_folders(line) for line in list(task.get("details", ()))[-1:]]}
-
     async def status(all: bool = False, check_if_running: bool = False) -> Any:
         found, problem = AsyncTask.status(method, all, check_if_running)
         if found is None:
             raise HTTPException(404, problem)
-        return [told(task) for task in found] if all else told(found)
+        return [_told(task) for task in found] if all else _told(found)
 
     return status
+
+
+def _stop(method: str) -> Callable[..., Any]:
+    async def stop() -> Any:
+        found = AsyncTask.stop(method)
+        return found and _told(found)
+
+    return stop
+
+
+def _told(task: Mapping[str, Any]) -> dict[str, Any]:
+    lines = list(task.get("details", ()))[-1:] or ["no output yet"]  # Slicer looks at the last
+    return {**task, "details": [_without_folders(line) for line in lines]}
 
 
 def _without_folders(text: str) -> str:

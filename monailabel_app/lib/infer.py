@@ -79,14 +79,12 @@ class CineTask(InferTask):
         job.check()
         inferred, entry = time.perf_counter(), self.datastore.entry(entry.id)
         params = {
-            # Slicer gives these names, in this order, to the labels that it finds in the file.
-            "label_names": {key: label for key, label in LABELS.items() if (mask == label).any()},
+            "label_names": LABELS,  # all of them: Slicer takes the first name for value 1, and so on
             "phase": entry.phase + 1,
             "key": entry.key,
             "key_phase_source": self.datastore.key_phase_source(entry.case),
             "model": model,
-            "volumes_ml": vars(volumes_ml(mask, cine.spacing_mm)),
-            "measurements": self._measured(entry, cine, mask),
+            **self.numbers(entry, mask),
         }
         params = plain(params | found)
         self.datastore.update_image_info(entry.id, {"result": params})
@@ -94,6 +92,14 @@ class CineTask(InferTask):
             write_for_viewer(mask, cine.affine, Path(file.name))
         spans = {"wait": begun - came, "infer": inferred - begun, "total": time.perf_counter() - came}
         return file.name, params | {"latencies": {name: round(seconds, 3) for name, seconds in spans.items()}}
+
+    def numbers(self, entry: Entry, mask: np.ndarray | None = None) -> dict[str, Any]:
+        """Return what is measured of a phase's mask, of its latest label where none is given."""
+        cine, mask = self.datastore.cine(entry.case), self.latest(entry)[0] if mask is None else mask
+        if mask is None:
+            return {}
+        volumes = vars(volumes_ml(mask, cine.spacing_mm))
+        return plain({"volumes_ml": volumes, "measurements": self._measured(entry, cine, mask)})
 
     def _measured(self, entry: Entry, cine: Cine, mask: np.ndarray) -> dict[str, Any]:
         """Return what is measured at end-diastole and end-systole, {} until there are masks of both."""

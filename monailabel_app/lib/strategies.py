@@ -46,7 +46,8 @@ class CineStrategy(Strategy):
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
         """Return id, strategy, reason and score (None: by chance) of the next sample, {} where nothing is left."""
-        client = request.get("client_id") or current_user.get()
+        user = current_user.get()  # rather than the client's id, which is the same for all at first
+        client = user if user not in ("anonymous", "token") else request.get("client_id") or user
         with assignments.opened(self._state.root / FILE, self._state.lock) as book:
             if request.get("skip"):
                 book.skip(client, datastore.resolve(request["skip"]))

@@ -39,12 +39,14 @@ class CineTraining(TrainTask):
         if last is None:
             return {}
         running, done, time = last.state == RUNNING, last.progress, str(timedelta(seconds=round(last.seconds)))
+        # Slicer computes with these two; it has a default for what is not there.
+        known = {} if done.best is None else {"best_metric": done.best}
         best = {"best_metric": done.best, "best_metric_epoch": done.best_epoch, "key_metric_name": KEY_METRIC}
         return {
             **{"run": last.run, "status": last.state, "start_ts": int(done.started), "epoch": done.epoch},
-            "total_epochs": done.total_epochs if running else done.epoch,
+            "total_epochs": max(1, done.total_epochs if running else done.epoch),
             ("current_time" if running else "total_time"): time,
-            "best_metric": done.best,
+            **known,
             "train": {"metrics": done.records[-1] if done.records else {}, "key_metric_name": "train_loss"},
             "eval": best,
             "curves": list(done.records),

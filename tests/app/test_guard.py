@@ -157,6 +157,7 @@ def test_answers_are_streamed_whole_and_carry_the_headers(app):
     assert len(answered.content) == 210_000
     assert answered.headers["x-content-type-options"] == "nosniff"
     assert answered.headers["x-frame-options"] == "SAMEORIGIN"
+    assert answered.headers["content-security-policy"].startswith("default-src 'self' ")
     assert ask(app, "GET", "/closed").headers["x-content-type-options"] == "nosniff"
 
 

@@ -34,6 +34,8 @@ SAME_SCAN = {"patient076": "patient074"}
 # The tutorial lets every fifth patient validate.
 TUTORIAL_STEP = 5
 TUTORIAL_SPLIT = "tutorial"
+# Trains on all who may train and validates on those who may not; without any of those there is no such split.
+ALL_SPLIT = "all"
 _FOLD_SEED = 0
 
 
@@ -68,10 +70,11 @@ def scan(root: Path) -> tuple[Datalist, list[str]]:
     patients = sorted({case.patient for case in cases})
     folds = assign_folds(patients, [next(c.group for c in cases if c.patient == p) for p in patients])
     validating = tuple(patients[TUTORIAL_STEP - 1 :: TUTORIAL_STEP])
+    excluded = tuple(patient for patient in patients if patient in EXCLUDED)
     datalist = Datalist(
         name="ACDC",
         cases=tuple(replace(case, fold=folds[case.patient]) for case in cases),
-        splits={TUTORIAL_SPLIT: validating},
+        splits={TUTORIAL_SPLIT: validating, **({ALL_SPLIT: excluded} if excluded else {})},
         licence=LICENCE,
         reference=REFERENCE,
     )
