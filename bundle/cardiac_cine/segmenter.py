@@ -200,6 +200,7 @@ def _upright(cine: Cine, phase: int) -> Frame:
     is sampled up to half a pixel elsewhere as NIfTI than as DICOM.
     """
     affine = np.diag([*np.round(cine.spacing_mm, _SPACING_DECIMALS), 1.0])
+    affine[2, 2] *= np.sign(np.linalg.det(cine.affine[:3, :3]))  # which of the slices come first
     return replace(cine.frame(phase), affine=affine)
 
 

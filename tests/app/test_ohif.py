@@ -273,7 +273,7 @@ def test_the_model_learns_from_what_was_saved_and_segments_again(place, page):
     asked = {"max_epochs": 1, "max_minutes": 3, "seed": 1}
     _json(f"{place.server}/train/cardiac_cine", method="POST", data=json.dumps(asked).encode())
     deadline = time.monotonic() + 400
-    while _json(f"{place.server}/train/?all=false")["status"] == "RUNNING":
+    while _json(f"{place.server}/train/?all=false")["status"] in ("SUBMITTED", "RUNNING"):
         assert time.monotonic() < deadline
         time.sleep(2)
     status = _json(f"{place.server}/info/")["train_stats"]["cardiac_cine"]["status"]

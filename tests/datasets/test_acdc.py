@@ -167,8 +167,9 @@ def test_patient055_never_trains_but_validates(twenty_five):
     for split in twenty_five.split_names():
         for side in SECTIONS:
             found[side] += "patient055" in patients(twenty_five.section(split, side))
-    # In its own fold; in the tutorial it is no fifth patient here.
-    assert found == {"training": 0, "validation": 1}
+    # In its own fold and where all others train; in the tutorial it is no fifth patient here.
+    assert found == {"training": 0, "validation": 2}
+    assert patients(twenty_five.section("all", "validation")) == ["patient055"]
     assert len(patients(twenty_five.section("tutorial", "training"))) == 25 - 5 - 1
 
 
@@ -225,6 +226,7 @@ def test_the_training_split(acdc_dir):
     its_fold = f"fold{folds['patient055']}"
     assert {split: len(chosen) for split, chosen in trains.items()} == {
         "tutorial": 80,
+        "all": 99,
         **{fold: 80 if fold == its_fold else 79 for fold in FOLDS},
     }
     validates = patients(datalist.section("tutorial", "validation"))
