@@ -166,6 +166,7 @@ def test_config_needs_little_beside_monai():
         "cardiac_cine.training.amp_dtype",
         "cardiac_cine.inferers.HeartWindowInferer",
         "cardiac_cine.postprocess.RepairAnatomyd",
+        "cardiac_cine.transforms.RightHandedd",
     }
     stock = [target for target in targets if "." not in target]
     assert all(config.locator.get_component_module_name(target).startswith("monai.") for target in stock)

@@ -139,7 +139,7 @@ class Segmenter:
         at_once = max(1, _SLICES_AT_ONCE // cine.array.shape[2])
         waiting: list[tuple[int, dict[str, MetaTensor]]] = []
         for phase in tqdm(range(cine.phases), cine.name, unit="phase", leave=False, disable=_quiet(cine)):
-            waiting.append((phase, self.preprocess(_upright(cine, phase))))
+            waiting.append((phase, self.preprocess(upright(cine.frame(phase)))))
             if len(waiting) == at_once or phase == cine.phases - 1:
                 images = [data["image"].as_tensor() for _, data in waiting]
                 if not window and isinstance(self._inferer, HeartWindowInferer):
@@ -176,7 +176,7 @@ class Segmenter:
         overlaps = np.zeros((len(VARIANTS), NUM_CLASSES))
         sizes = np.zeros_like(overlaps)
         for phase in sorted(set(phases)):
-            image = self.preprocess(_upright(cine, phase))["image"].as_tensor()
+            image = self.preprocess(upright(cine.frame(phase)))["image"].as_tensor()
             plain = self._logits(image[None])[0].argmax(0)
             for row, (change, back) in enumerate(VARIANTS.values()):
                 other = back(self._logits(change(image)[None])[0]).argmax(0)
@@ -192,16 +192,16 @@ class Segmenter:
             return self._inferer(images.to(self.device), self.network, **window)
 
 
-def _upright(cine: Cine, phase: int) -> Frame:
-    """Return a phase on axes of its own, at its spacing.
+def upright(frame: Frame) -> Frame:
+    """Return a frame on axes of its own, at its spacing.
 
     ``Spacingd`` lays its grid from a corner where a corner of the image is one of the grid to 1e-8 mm, and from the
     middle otherwise. For an oblique scan that is a matter of how its affine was rounded: without this, the same cine
     is sampled up to half a pixel elsewhere as NIfTI than as DICOM.
     """
-    affine = np.diag([*np.round(cine.spacing_mm, _SPACING_DECIMALS), 1.0])
-    affine[2, 2] *= np.sign(np.linalg.det(cine.affine[:3, :3]))  # which of the slices come first
-    return replace(cine.frame(phase), affine=affine)
+    affine = np.diag([*np.round(frame.spacing_mm, _SPACING_DECIMALS), 1.0])
+    affine[2, 2] *= np.sign(np.linalg.det(frame.affine[:3, :3]))  # which of the slices come first
+    return replace(frame, affine=affine)
 
 
 def _quiet(cine: Cine) -> bool | None:

@@ -1,14 +1,12 @@
 """What the network thought of a frame before its answer became a mask: probabilities on the frame's own grid."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 
 from cardiac_cine.images import Frame
-from cardiac_cine.segmenter import Segmenter
+from cardiac_cine.segmenter import Segmenter, upright
 
 
 def segment_with_probabilities(segmenter: Segmenter, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
@@ -22,8 +20,7 @@ def segment_with_probabilities(segmenter: Segmenter, frame: Frame) -> tuple[np.n
         The mask, uint8 label ids (x, y, z), as ``segment_cine`` makes of a cine of this frame alone; and probabilities
         (4, x, y, z), float32, background first. Their largest is the mask but for what postprocessing mends.
     """
-    # The rounding is segment_cine's, which see.
-    frame = replace(frame, affine=np.diag([*np.round(frame.spacing_mm, 4), 1.0]))
+    frame = upright(frame)
     data = segmenter.predict(segmenter.preprocess(frame))
     found = MetaTensor(data["pred"].softmax(0).cpu(), affine=data["image"].affine)
     grid = MetaTensor(torch.from_numpy(frame.array)[None], affine=torch.from_numpy(frame.affine))
