@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from abc import abstractmethod
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,9 +51,9 @@ class CineTask(InferTask):
         came = time.perf_counter()
         return self.jobs.run(type(self).__name__, request["image_id"], lambda job: self._answer(request, job, came))
 
+    @abstractmethod
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Return the mask (x, y, z) and what more is known of it."""
-        raise NotImplementedError
 
     def latest(self, entry: Entry) -> tuple[np.ndarray | None, str]:
         """Return the younger of a phase's labels and its tag, None and "" where it has none."""
