@@ -10,6 +10,7 @@ from monai.engines import Evaluator
 from cardiac_cine.errors import InputError
 from cardiac_cine.handlers import Attach, Checkpoints, Curves, EarlyStop, PooledDice, ValidationHandler, batches
 from cardiac_cine.losses import leave_open
+from cardiac_cine.weights import load_checkpoint
 
 
 def test_batches_are_picked_from_both_kinds_of_output():
@@ -161,6 +162,15 @@ def test_a_write_that_fails_leaves_the_earlier_weights(tmp_path, monkeypatch):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert weight_in(tmp_path / "model.pt") == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
+
+
+def test_new_weights_take_away_the_checksum_of_those_before(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"another run's")
+    (tmp_path / "model.pt.sha256").write_text("the checksum of those")
+    trainer, _, _ = a_run(tmp_path, [0.5])
+    trainer.run([0], max_epochs=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.previous.pt", "model.pt"]
+    assert load_checkpoint(tmp_path / "model.pt")["weight"].item() == 1.0
 
 
 def test_there_is_a_model_at_any_time(tmp_path, monkeypatch):

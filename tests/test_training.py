@@ -1,11 +1,12 @@
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from cardiac_cine.training import AmpStep, Budget, EpochSeed, amp_dtype
+from cardiac_cine.training import AmpStep, Budget, EpochSeed, amp_dtype, compiled
 
 
 def budget(monkeypatch, *, max_minutes=None, warmup=0, validation_s=0.0):
@@ -163,3 +164,22 @@ def test_mixed_precision_on_a_cpu_needs_its_instructions(monkeypatch, capabiliti
 def test_mixed_precision_on_a_gpu(monkeypatch, supported, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert amp_dtype("cuda:0") == expected
+
+
+def test_a_compiled_network_is_the_same_function_of_the_same_parameters():
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.InstanceNorm2d(3, affine=True))
+    image = torch.randn(2, 1, 8, 8)
+    twin = compiled(network)
+    torch.testing.assert_close(twin(image), network(image))
+
+    twin(image).square().sum().backward()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            assert parameter.grad is not None
+            parameter -= 0.001 * parameter.grad
+    torch.testing.assert_close(twin(image), network(image), rtol=1e-4, atol=1e-4)
+    assert isinstance(network[1], torch.nn.InstanceNorm2d)
+    assert compiled(network, enabled=False) is network

@@ -12,7 +12,7 @@ from conftest import BUNDLE
 import cardiac_cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.handlers import Checkpoints
-from cardiac_cine.weights import load_weights, sha256, versions
+from cardiac_cine.weights import checksum_file, load_checkpoint, load_weights, sha256, versions
 
 SHIPPED = BUNDLE / "models" / Checkpoints.MODEL
 
@@ -30,6 +30,19 @@ def test_sha256(tmp_path, content, digest):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
     assert sha256(path) == digest
+
+
+def test_weights_must_match_the_checksum_beside_them(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.zeros(1)}, path)
+    checksum_file(path).write_text(f"{sha256(path)}  model.pt\n")
+    assert load_checkpoint(path)["weight"] == 0
+    torch.save({"weight": torch.ones(1)}, path)
+    with pytest.raises(InputError, match=r"model\.pt: SHA-256 is [0-9a-f]{64}, expected [0-9a-f]{64} as in model"):
+        load_checkpoint(path)
+    checksum_file(path).write_bytes(b"")
+    with pytest.raises(InputError, match=r"expected one as in model\.pt\.sha256; the file is damaged, or was"):
+        load_checkpoint(path)
 
 
 def test_weights_of_a_network_that_saw_slices_alone_go_on_with_neighbours(tmp_path):
@@ -56,4 +69,5 @@ def test_versions_are_those_that_run():
 @pytest.mark.skipif(SHIPPED.with_name(Checkpoints.PREVIOUS).exists(), reason="the weights were trained anew here")
 def test_the_model_card_names_the_shipped_weights():
     assert sha256(SHIPPED) in (BUNDLE / "docs" / "README.md").read_text()
+    assert checksum_file(SHIPPED).read_text() == f"{sha256(SHIPPED)}  model.pt\n"
     assert SHIPPED.stat().st_size <= 25 * 2**20

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import FrameResult, evaluate_frame, worst_first
 from cardiac_cine.files import staged, write_json
+from cardiac_cine.flags import flag
 from cardiac_cine.geometry import spacing_mm
 from cardiac_cine.images import case_name, read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURES
 from cardiac_cine.plots import learning_curves, overlay_grid
 from cardiac_cine.report import overlay_name, write_evaluation
-from cardiac_cine.weights import load_checkpoint, load_weights, sha256, versions
+from cardiac_cine.weights import checksum_file, load_checkpoint, load_weights, sha256, versions
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class Checkpoints:
 
     ``model.pt`` holds the weights of the best validation so far, nothing else, and loads with ``weights_only=True``.
     ``checkpoint.pt`` holds everything that ``--resume`` needs, written after every epoch. A ``model.pt`` that another
-    run wrote is kept as ``model.previous.pt`` when this run first replaces it.
+    run wrote is kept as ``model.previous.pt`` when this run first replaces it; its checksum file goes.
 
     Args:
         ckpt_dir: folder for both.
@@ -196,14 +197,14 @@ class Checkpoints:
         evaluator: Engine,
         *,
         key_metric: str,
-        resume: bool = False,
+        resume: bool | str = False,
     ) -> None:
         self.ckpt_dir = Path(ckpt_dir)
         self.weights = weights
         self.state = dict(state)
         self.evaluator = evaluator
         self.key_metric = key_metric
-        self.resume = resume
+        self.resume = flag("resume", resume)
         self.best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
@@ -232,6 +233,7 @@ class Checkpoints:
                     shutil.copy2(model, target)
                 logger.info("an earlier %s is kept as %s", self.MODEL, self.PREVIOUS)
             self.best = value
+            checksum_file(model).unlink(missing_ok=True)
             write(self.weights.state_dict(), self.MODEL)
             logger.info("best so far: %s %.4f, weights in %s", self.key_metric, value, model)
         write({name: item.state_dict() for name, item in self.state.items()}, self.LAST)
@@ -281,12 +283,12 @@ class Evaluation:
     """
 
     def __init__(
-        self, output_dir: str | Path, weights: str | Path, about: Mapping[str, Any], *, overlays: bool = True
+        self, output_dir: str | Path, weights: str | Path, about: Mapping[str, Any], *, overlays: bool | str = True
     ) -> None:
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
         self.about = about
-        self.overlays = overlays
+        self.overlays = flag("overlays", overlays)
         self._results: list[FrameResult] = []
         # Case name to image file, predicted and reference mask, for the overlays.
         self._frames: dict[str, tuple[Path, np.ndarray, np.ndarray]] = {}

@@ -22,14 +22,18 @@ _PACKAGES = ("monai", "torch", "numpy", "nibabel")
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running code from it.
 
+    Where a file of its name and ".sha256" lies beside it, as ``sha256sum`` writes it, the checkpoint must match.
+
     Returns:
         What ``torch.save`` wrote: a state_dict, or a dictionary of several.
 
     Raises:
-        InputError: the file is missing, unreadable, truncated, or holds anything but a dictionary of plain data.
+        InputError: the file is missing, unreadable, truncated, not the one that its checksum was made of, or holds
+            anything but a dictionary of plain data.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, {_EXPECTED_WEIGHTS}")
+    _verify(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes can lead the unpickler to any of them
@@ -86,6 +90,24 @@ def _widened(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     wide = torch.zeros_like(like, device=weights.device)
     wide[:, several // 2] = weights[:, 0]
     return wide
+
+
+def checksum_file(path: Path) -> Path:
+    """Return where the checksum of a weight file is kept; whoever replaces the weights removes it first."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _verify(path: Path) -> None:
+    checksum = checksum_file(path)
+    if not checksum.is_file():
+        return
+    expected = checksum.read_text(encoding="utf-8", errors="replace").split()[:1]
+    found = sha256(path)
+    if expected != [found]:
+        raise InputError(
+            f"{path}: SHA-256 is {found}, expected {' '.join(expected) or 'one'} as in {checksum.name}; the file is"
+            f" damaged, or was replaced and {checksum.name} is to go"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain, write_json
+from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
 from cardiac_cine.patients import Known, complete
@@ -65,6 +66,10 @@ class Options:
     agreement: bool = True
     overwrite: bool = False
     patients: Mapping[str, Known] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("report", "dicom", "stabilise", "agreement", "overwrite"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
 
 
 @dataclass(frozen=True)
