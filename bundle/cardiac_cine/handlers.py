@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -162,9 +163,12 @@ class Curves:
         for source in engines:
             record.update({k: float(v) for k, v in source.state.metrics.items() if isinstance(v, (int, float))})
         self.records.append(record)
-        write_json(self.records, self.path.with_suffix(".json"))
+        if idist.get_rank() == 0:
+            write_json(self.records, self.path.with_suffix(".json"))
 
     def _draw(self, _: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
         learning_curves(self.records, self.path)
         logger.info("learning curves: %s", self.path)
 
@@ -174,7 +178,8 @@ class Checkpoints:
 
     ``model.pt`` holds the weights of the best validation so far, nothing else, and loads with ``weights_only=True``.
     ``checkpoint.pt`` holds everything that ``--resume`` needs, written after every epoch. A ``model.pt`` that another
-    run wrote is kept as ``model.previous.pt`` when this run first replaces it; its checksum file goes.
+    run wrote is kept as ``model.previous.pt`` when this run first replaces it; its checksum file goes. Of processes
+    that train together, the first one writes.
 
     Args:
         ckpt_dir: folder for both.
@@ -224,6 +229,8 @@ class Checkpoints:
         self.best = float(state["best"])
 
     def _save(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
         write = DiskSaver(str(self.ckpt_dir), atomic=True, create_dir=True, require_empty=False)
         value = self.evaluator.state.metrics.get(self.key_metric)
         if self.evaluator.state.epoch == engine.state.epoch and value is not None and value > self.best:

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 # than the last one did, and a share for what comes before the clock and after the training.
 VALIDATION_RESERVE = 1.25
 SHARE_RESERVE = 0.01
+# Between the seeds of processes that train together: more than any run has epochs.
+_SEEDS_APART = 1_000_003
 
 
 def amp_dtype(device: torch.device | str, enabled: bool | str = True) -> torch.dtype:
@@ -120,7 +123,8 @@ class Budget:
     first, so that a run cut to minutes still ends annealed. Minutes include loading and validation, with some kept in
     reserve for the final one, and add up over resumed runs.
 
-    A run limited by epochs is the same whenever it is repeated; one limited by minutes depends on the machine.
+    A run limited by epochs is the same whenever it is repeated; one limited by minutes depends on the machine. Where
+    several processes train together, the first one's clock counts for all.
 
     Args:
         optimizer: whose learning rate to set.
@@ -166,7 +170,8 @@ class Budget:
             return min(1.0, by_epochs)
         validation = (self.evaluator.state.times.get(Events.COMPLETED.name) or 0.0) / 60
         usable = self.max_minutes * (1 - SHARE_RESERVE) - validation * VALIDATION_RESERVE
-        return min(1.0, max(by_epochs, self.minutes() / max(usable, 1e-6)))
+        used = min(1.0, max(by_epochs, self.minutes() / max(usable, 1e-6)))
+        return used if idist.get_world_size() == 1 else float(idist.broadcast(used))
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
@@ -208,7 +213,8 @@ class Budget:
 class EpochSeed:
     """Seed all generators at the start of each epoch from the run's seed and the epoch's number.
 
-    What an epoch draws then depends on nothing before it, so a resumed run goes on as an unbroken one would.
+    What an epoch draws then depends on nothing before it, so a resumed run goes on as an unbroken one would. Processes
+    that train together draw differently.
 
     Args:
         seed: the run's seed.
@@ -223,4 +229,4 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed torch on every device; nothing random in training draws from elsewhere."""
-        torch.manual_seed(self.seed + engine.state.epoch)
+        torch.manual_seed(self.seed + engine.state.epoch + _SEEDS_APART * idist.get_rank())

@@ -1,0 +1,62 @@
+"""Training in several processes, really run: two of them on the CPU, which exchange what two GPUs would."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import BUNDLE
+
+CONFIGS = str([str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+
+
+def train(small_training: dict, out, **more) -> str:
+    """Train in two processes and return what they said."""
+    options = {**small_training, "ckpt_dir": out / "models", "output_dir": out / "eval", "batch_size": 4, **more}
+    flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    command = ["--standalone", "--nproc_per_node", "2", "-m", "monai.bundle", "run", "--config_file", CONFIGS, *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def together(small_training, tmp_path_factory):
+    out = tmp_path_factory.mktemp("together")
+    train(small_training, out, max_epochs=3)
+    return out
+
+
+def test_two_processes_share_the_slices_and_leave_one_set_of_files(together, small_training):
+    saved = torch.load(together / "models" / "checkpoint.pt", weights_only=True)
+    records = json.loads((together / "eval" / "learning_curves.json").read_text())
+    assert [record["epoch"] for record in records] == [1, 2, 3] and records == saved["curves"]["records"]
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert all(0 <= record["val_mean_dice"] <= 1 for record in records)
+    assert sorted(path.name for path in (together / "models").iterdir()) == ["checkpoint.pt", "model.pt"]
+    assert len(list((together / "eval").glob("events.out.tfevents.*"))) == 2  # training and validation, each once
+
+
+def test_weights_load_into_one_process_and_its_checkpoint_goes_on_in_two(together, small_training, tmp_path):
+    (tmp_path / "models").mkdir()
+    state = torch.load(together / "models" / "checkpoint.pt", weights_only=True)
+    assert state["network"].keys() == torch.load(together / "models" / "model.pt", weights_only=True).keys()
+    torch.save(state, tmp_path / "models" / "checkpoint.pt")
+    said = train(small_training, tmp_path, max_epochs=4, resume=True)
+    assert said.count("resumed after epoch 3") == 2
+    resumed = torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)
+    assert resumed["trainer"]["iteration"] == state["trainer"]["iteration"] // 3 * 4
+
+
+def test_minutes_end_both_processes_together(small_training, tmp_path):
+    said = train(small_training, tmp_path, max_epochs=10_000, max_minutes=0.3)
+    assert said.count("max_minutes reached") == 2
