@@ -23,12 +23,14 @@ class Study:
         source: the file or folder it comes from.
         files: the files that make it up.
         read: reads and checks it; raises InputError.
+        stack: what was found of a cine in DICOM; None for an image file.
     """
 
     name: str
     source: Path
     files: tuple[Path, ...]
     read: Callable[[], Cine]
+    stack: dicom_cine.Stack | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def find_studies(path: Path | str) -> Found:
     images = [] if path.is_file() else sorted(p for p in path.rglob("*") if _is_candidate(p, path))
     scan = dicom_cine.scan(path)
     studies = [_image_study(image) for image in images]
-    studies += [Study(stack.name, stack.source, stack.files, stack.read) for stack in scan.stacks]
+    studies += [Study(stack.name, stack.source, stack.files, stack.read, stack) for stack in scan.stacks]
     left_out = tuple(str(item) for item in scan.left_out)
     if not studies:
         expected = f"expected image files ({', '.join(SUFFIXES)}) or a short-axis cine in DICOM"

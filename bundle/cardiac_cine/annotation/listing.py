@@ -65,11 +65,10 @@ def list_cines(path: Path) -> tuple[list[Listed], list[str]]:
         return [], list(error.problems)
     listed, problems = [], list(found.problems)
     root = path if path.is_dir() else path.parent
-    patients = _patients([study for study in found.studies if _stack(study) is None], root)
+    patients = _patients([study for study in found.studies if study.stack is None], root)
     for study in found.studies:
-        stack = _stack(study)
         try:
-            listed.append(from_stack(stack) if stack else _from_file(study, patients[study.source], root))
+            listed.append(from_stack(study.stack) if study.stack else _from_file(study, patients[study.source], root))
         except (RuntimeError, OSError, ValueError, ImageFileError) as error:
             problems.append(f"{study.source}: header not readable ({str(error).strip().splitlines()[-1]})")
     return listed, problems
@@ -103,11 +102,6 @@ def _from_file(study: Study, patient: str, root: Path) -> Listed:
         version=f"{stat.st_mtime_ns}-{stat.st_size}",
         read=study.read,
     )
-
-
-def _stack(study: Study) -> Stack | None:
-    owner = getattr(study.read, "__self__", None)
-    return owner if isinstance(owner, Stack) else None
 
 
 def _phases(path: Path) -> int:
