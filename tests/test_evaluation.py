@@ -90,6 +90,7 @@ def a_result(case: str = "p1_ED", dice: tuple[float, float, float] = (0.9, 0.8, 
     patient, _, phase = case.partition("_")
     agreements = tuple(an_agreement(key, value) for key, value in zip(("rv", "myo", "lv"), dice, strict=True))
     defaults = {"agreements": agreements, "degenerated": (), "degenerated_naive": 0, "reference_degenerated": 0}
+    defaults |= {"pieces": 0, "open_rings": 0, "reference_open_rings": 0}
     defaults |= {"group": "NOR", "levels": (0.0, 0.5, 1.0), "overlaps": ((Overlap(8, 10, 10),) * 3,) * 3}
     return FrameResult(case, patient, phase, **{**defaults, **fields})
 
@@ -110,6 +111,7 @@ def about(case: str = "p1_ED") -> dict[str, str]:
 def test_a_perfect_frame():
     mask = a_mask(BASE, BASE, APEX)
     found = evaluate_frame(mask, mask.copy(), SPACING_MM, about())
+    assert (found.pieces, found.open_rings, found.reference_open_rings) == (0, 0, 0)
     assert (found.case, found.patient, found.phase, found.group) == ("p1_ED", "p1", "ED", "DCM")
     assert [agreement.structure for agreement in found.agreements] == ["rv", "myo", "lv"]
     # 8 pixels of RV in two slices, 16 of myocardium and 9 of LV in three.
@@ -135,8 +137,8 @@ def test_an_experts_slice_may_fail_too():
 
 
 def test_naive_criteria_find_more():
-    found = evaluate_frame(a_mask(BASE, SPECK, APEX), a_mask(BASE, BASE, APEX), SPACING_MM, about())
-    assert (found.degenerated, found.degenerated_naive) == ((), 1)
+    found = evaluate_frame(a_mask(EMPTY, SPECK, APEX), a_mask(BASE, BASE, APEX), SPACING_MM, about())
+    assert (found.degenerated, found.degenerated_naive, found.pieces) == ((), 1, 1)
 
 
 def test_a_slice_beyond_the_reference_has_no_level():
@@ -145,6 +147,7 @@ def test_a_slice_beyond_the_reference_has_no_level():
     assert [(finding.index, finding.reasons) for finding in found.degenerated] == [
         (0, ("LV cavity touching the background",))
     ]
+    assert (found.open_rings, found.reference_open_rings) == (1, 0)
     assert math.isnan(found.degenerated[0].level)
     np.testing.assert_equal(found.levels, (NAN, 0.0, 0.5, 1.0))
 

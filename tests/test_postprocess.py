@@ -4,7 +4,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from cardiac_cine.anatomy import degenerated_slices, slice_faults
+from cardiac_cine.anatomy import degenerated_slices, exposed_lv, slice_faults
 from cardiac_cine.labels import LV, MYO, RV, STRUCTURE_IDS
 from cardiac_cine.postprocess import RepairAnatomyd, largest_components, repair, repair_slice
 
@@ -100,6 +100,18 @@ def test_noise_does_not_survive():
     noise = np.random.default_rng(0).integers(0, 4, (40, 40, 3)).astype(np.uint8)
     mended = repair(noise, SPACING)
     assert degenerated_slices(mended, SPACING) == {}
+    assert not exposed_lv(mended).any()
+
+
+def test_a_gap_too_small_to_be_a_fault_is_closed_too():
+    heart = sound_heart()
+    heart[disc((80, 80), (51, 40), 10), 1] = LV  # the wall is one pixel thin where it is farthest from the RV,
+    heart[62, 40, 1] = 0  # and has a gap there
+    assert slice_faults(heart[..., 1], SPACING[:2]) == ()
+    assert np.argwhere(exposed_lv(heart)).tolist() == [[61, 40, 1]]
+    closed = repair(heart, SPACING)
+    assert closed[61, 40, 1] == MYO and not exposed_lv(closed).any()
+    assert np.count_nonzero(closed != heart) == 1
 
 
 def test_the_input_is_left_alone_and_empty_stays_empty():

@@ -252,6 +252,19 @@ def _apart_mm(first: np.ndarray, second: np.ndarray, sx: float, sy: float) -> fl
     return float(ndimage.distance_transform_edt(~second, sampling=(sx, sy))[grown].min())
 
 
+def exposed_lv(mask: np.ndarray) -> np.ndarray:
+    """Return the LV's pixels that share an edge with background or the RV in their slice; none in a closed ring.
+
+    Args:
+        mask: integer labels 0-3, (x, y) or (x, y, z).
+
+    Returns:
+        Booleans of the same shape. What lies beyond the image is not taken for background.
+    """
+    edges = np.expand_dims(ndimage.generate_binary_structure(2, 1), tuple(range(2, mask.ndim)))
+    return (mask == LV) & ndimage.binary_dilation((mask == BACKGROUND) | (mask == RV), edges)
+
+
 def _contact_mm(first: np.ndarray, second: np.ndarray, sx: float, sy: float) -> float:
     """Return the summed length of the pixel edges that two structures share."""
     across_x = (first[1:] & second[:-1]).sum() + (first[:-1] & second[1:]).sum()

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from cardiac_cine.agreement import Agreement, compare_masks
-from cardiac_cine.anatomy import NAIVE, degenerated_slices
+from cardiac_cine.anatomy import NAIVE, degenerated_slices, exposed_lv
 from cardiac_cine.cases import PHASES
 from cardiac_cine.labels import STRUCTURE_IDS, STRUCTURE_KEYS
 from cardiac_cine.levels import count_by_level, slice_levels
@@ -68,6 +69,9 @@ class FrameResult:
         degenerated: slices of the prediction that fail the calibrated criteria.
         degenerated_naive: how many fail the criteria as printed.
         reference_degenerated: how many of the reference's slices fail the calibrated criteria.
+        pieces: how many of the prediction's structures are in more than one piece; voxels that share a corner are one.
+        open_rings: how many of the prediction's slices show the LV touching background or the RV.
+        reference_open_rings: how many of the reference's do.
         levels: level of every slice, see :func:`cardiac_cine.levels.slice_levels`.
         overlaps: of every slice, one per structure in the order of the label ids.
     """
@@ -80,6 +84,9 @@ class FrameResult:
     degenerated: tuple[SliceFinding, ...]
     degenerated_naive: int
     reference_degenerated: int
+    pieces: int
+    open_rings: int
+    reference_open_rings: int
     levels: tuple[float, ...]
     overlaps: tuple[tuple[Overlap, ...], ...]
 
@@ -119,9 +126,20 @@ def evaluate_frame(
         degenerated=findings,
         degenerated_naive=len(degenerated_slices(prediction, spacing_mm, tolerances=NAIVE)),
         reference_degenerated=len(expert),
+        pieces=sum(_is_in_pieces(prediction == structure) for structure in STRUCTURE_IDS),
+        open_rings=_open_rings(prediction),
+        reference_open_rings=_open_rings(reference),
         levels=tuple(levels.tolist()),
         overlaps=tuple(_overlaps(prediction[..., z], reference[..., z]) for z in range(reference.shape[2])),
     )
+
+
+def _is_in_pieces(structure: np.ndarray) -> bool:
+    return bool(ndimage.label(structure, np.ones((3, 3, 3)))[1] > 1)
+
+
+def _open_rings(mask: np.ndarray) -> int:
+    return int(exposed_lv(mask).any(axis=(0, 1)).sum())
 
 
 def _overlaps(prediction: np.ndarray, reference: np.ndarray) -> tuple[Overlap, ...]:

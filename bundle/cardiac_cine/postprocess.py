@@ -1,6 +1,7 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
-Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are. One that fails is replaced by the
+The myocardium is closed round the LV: its pixels that touch background or the RV become myocardium. Slices that then
+pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are. One that fails is replaced by the
 candidate that passes with the fewest pixels changed: islands and holes are cleared up, the wall is closed round the
 LV, contours are smoothed by opening or closing, and where nothing else will do, the slice loses its RV or all of it.
 """
@@ -17,7 +18,7 @@ from monai.transforms import MapTransform
 from scipy import ndimage
 from skimage.morphology import convex_hull_image, disk
 
-from cardiac_cine.anatomy import slice_faults
+from cardiac_cine.anatomy import exposed_lv, slice_faults
 from cardiac_cine.geometry import spacing_mm as spacing_of
 from cardiac_cine.labels import BACKGROUND, LV, MYO, RV, STRUCTURE_IDS, check_mask
 
@@ -34,7 +35,7 @@ _TWENTY_SIX = np.ones((3, 3, 3), bool)
 
 
 def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return a frame's mask with one component of each structure and no degenerated slice.
+    """Return a frame's mask with one component of each structure, a closed ring round the LV and no degenerated slice.
 
     Args:
         mask: integer labels 0-3, (x, y, z).
@@ -42,8 +43,8 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
     Returns:
         A new mask, uint8, of the same shape. Slices that pass the criteria change only where they hold an island in
-        three dimensions. An empty mask stays empty. In rare cases a slice is beyond repair after all rounds and is
-        cleared.
+        three dimensions, or where the LV touches background or the RV. An empty mask stays empty. In rare cases a slice
+        is beyond repair after all rounds and is cleared.
 
     Raises:
         ValueError: ``mask`` is not a 3D integer array of ids 0-3.
@@ -53,7 +54,7 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     in_plane_mm = (float(spacing_mm[0]), float(spacing_mm[1]))
     passed: dict[int, np.ndarray] = {}
     for attempt in itertools.count():
-        mask = largest_components(mask)
+        mask = _tidied(mask)
         # Checking takes longer than all else, so a slice that passed is checked again only where it changed.
         changed = [z for z in range(mask.shape[2]) if z not in passed or (mask[..., z] != passed[z]).any()]
         failing = [z for z in changed if slice_faults(mask[..., z], in_plane_mm)]
@@ -63,6 +64,16 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         for z in failing:
             mask[..., z] = repair_slice(mask[..., z], in_plane_mm) if attempt < _ROUNDS else BACKGROUND
     return mask
+
+
+def _tidied(mask: np.ndarray) -> np.ndarray:
+    """Return a mask of one component each and closed rings; one may undo the other, so until nothing changes."""
+    while True:
+        tidied = largest_components(mask)
+        tidied[exposed_lv(tidied)] = MYO
+        if (tidied == mask).all():
+            return tidied
+        mask = tidied
 
 
 def largest_components(mask: np.ndarray) -> np.ndarray:

@@ -199,6 +199,10 @@ def _markdown(
         "",
         "![Degenerated slices by level](degenerated_slices.png)",
         "",
+        f"{sum(r.pieces for r in results)} structures are in more than one piece, and in "
+        f"{sum(r.open_rings for r in results)} slices the LV touches background or the RV (the experts': "
+        f"{sum(r.reference_open_rings for r in results)}).",
+        "",
         "## Worst frames",
         "",
         _table(
