@@ -4,7 +4,6 @@ One HTML file; nothing is fetched, and the one script in it, which sorts the tab
 """
 
 import base64
-import csv
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +17,7 @@ from markupsafe import Markup
 
 from cardiac_cine import report_figures
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import read_csv
 from cardiac_cine.pages import svg_uri, write_page
 from cardiac_cine.quantities import MISSING, QUANTITIES, Quantity
 from cardiac_cine.statistics import method_agreement, summarise
@@ -54,15 +54,7 @@ def read_reference_csv(path: Path, cases: Collection[str] | None = None) -> dict
         InputError: no such file, no CSV, an unknown or repeated column or case, or a cell that is no number; all
             of them at once.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, {_EXPECTED_CSV}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no CSV ({error}), {_EXPECTED_CSV}") from None
+    columns, rows = read_csv(path, _EXPECTED_CSV)
     if "case" not in columns:
         raise InputError(f"{path}: has the columns {columns}, {_EXPECTED_CSV}")
     keys = [column for column in columns if column != "case"]

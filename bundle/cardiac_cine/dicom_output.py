@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -50,6 +51,16 @@ class Software:
     def serial_number(self) -> str:
         """The weights, which tell one installation's results from another's; "unknown" where they are not known."""
         return self.model or "unknown"
+
+    @property
+    def equipment(self) -> dict[str, Any]:
+        """The equipment attributes as highdicom's constructors take them."""
+        return {
+            "manufacturer": self.manufacturer,
+            "manufacturer_model_name": self.name,
+            "software_versions": self.version,
+            "device_serial_number": self.serial_number,
+        }
 
     @property
     def uid(self) -> UID:

@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and tables that people write."""
 
+import csv
 import json
 import math
 import tempfile
@@ -7,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from cardiac_cine.errors import InputError
 
 
 @contextmanager
@@ -51,3 +54,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def read_csv(path: Path, expected: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a table.
+
+    Args:
+        path: CSV in UTF-8, with or without a byte order mark.
+        expected: what the file should be, for the error.
+
+    Returns:
+        The columns' names as they stand, and for each row the line it ends in and column to cell. Cells beyond the
+        columns are under None; where a row ends early, its last cells are None.
+
+    Raises:
+        InputError: no such file, or no CSV.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            return list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, {expected}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: no CSV ({error}), {expected}") from None

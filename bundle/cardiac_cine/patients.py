@@ -1,6 +1,5 @@
 """What a person knows about the patients and the files do not say: a CSV file beside NIfTI cines, mostly."""
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from cardiac_cine.cine import MS_PER_MINUTE, Cine
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import read_csv
 
 # Between the smallest child and the tallest and heaviest adult on record; beyond, the unit is another one.
 LIMITS = {"height_cm": (30.0, 275.0), "weight_kg": (1.0, 650.0), "heart_rate_bpm": (24.0, 200.0)}
@@ -42,15 +42,7 @@ def read_patients_csv(path: Path | str | None) -> dict[str, Known]:
     if path is None:
         return {}
     path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = list(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, {_EXPECTED}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no CSV ({error}), {_EXPECTED}") from None
+    columns, rows = read_csv(path, _EXPECTED)
     if "case" not in columns or not set(columns) <= set(COLUMNS) or len(set(columns)) < len(columns):
         raise InputError(f"{path}: has the columns {columns}, {_EXPECTED}")
     problems: list[str] = []
