@@ -115,14 +115,21 @@ def login_router(access: Access) -> APIRouter:
     """Return the routes by which Slicer (/auth) and browsers (/cine/login) sign in with the token."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/cine/login")
-    async def login(request: Request, token: str = "", user: str = "browser") -> Response:
+    def entered(request: Request, token: str, user: str) -> Response:
         response = RedirectResponse("/ohif/", 303)
         if access.token or access.keycloak:
             proof = token if access.keycloak else access.session(user, token)
             secure = request.url.scheme == "https"
             response.set_cookie(COOKIE, proof, SESSION_SECONDS, secure=secure, httponly=True, samesite="strict")
         return response
+
+    @router.get("/cine/login")
+    async def login(request: Request, token: str = "", user: str = "browser") -> Response:
+        return entered(request, token, user)
+
+    @router.post("/cine/login")
+    async def sign_in(request: Request, token: Annotated[str, Form()], user: Annotated[str, Form()]) -> Response:
+        return entered(request, token, user)
 
     @router.get("/cine/slicer")
     async def slicer(request: Request) -> dict:

@@ -104,7 +104,11 @@ class CardiacCineApp(MONAILabelApp):
         """Let others have the case; return its numbers, which Slicer shows as details of the saved label."""
         image_id = self._datastore.resolve(image_id)
         strategies.release(self.state, image_id)
-        return self._infers[NAME].numbers(self._datastore.entry(image_id))
+        return self.numbers(self._datastore.entry(image_id))
+
+    def numbers(self, entry: Entry) -> dict[str, Any]:
+        """Return what is measured of a phase's latest label, {} where it has none."""
+        return self._infers[NAME].numbers(entry)
 
     def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
         """Do nothing where the stock app asks for scores: the server recomputes them when the model has changed."""

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import User, get_current_user
 from monailabel.interfaces import exception as stock
@@ -37,7 +37,7 @@ from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, curre
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = {"": 0, "json": 1 << 20, "form": 64 << 20, "any": 64 << 20}
+MAX_BYTES = {"": 0, "json": 1 << 20, "sign-in": 1 << 20, "form": 64 << 20, "any": 64 << 20}
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 HEADERS += [(b"x-frame-options", b"SAMEORIGIN")]
 # Pages load nothing from elsewhere; OHIF's style sheet would ask for fonts. It compiles WebAssembly and runs workers.
@@ -67,7 +67,7 @@ class Rule:
     methods: str
     path: str
     query: str | None = ""  # names; None: the route looks at them
-    body: str = ""  # "": ignored, "json", "form", or "any": the route looks at it
+    body: str = ""  # "": ignored, "json", "form"; "sign-in" and "any": the route looks at it
     params: Mapping[str, Any] | None = None
     slow: bool = False  # waits for a computation or for the PACS
     audit: str = ""
@@ -82,7 +82,8 @@ RULES = (
     Rule("OPTIONS", ".*", None),
     Rule("GET HEAD", rf"/|/docs|/openapi\.json|/favicon\.ico|/static/{FILE}|/ohif(/{FILE})?", None),
     Rule("GET", f"/auth/|/auth/token/valid|/cine/{FILE}", None),
-    Rule("POST", "/auth/token", None, "any"),
+    Rule("POST", "/auth/token|/cine/login", None, "sign-in"),
+    Rule("POST", "/cine/save", "image tag", "any", slow=True, audit="save label"),
     Rule("POST PUT DELETE", f"/cine/{FILE}", None, "any", slow=True, audit="cine"),
     Rule("GET", rf"/proxy/dicom/(?:qido|wado)/{FILE}", None, slow=True),
     Rule("GET", "/info/?"),
@@ -157,7 +158,7 @@ class Guard:
         return query
 
     async def _check(self, rule: Rule, request: Request, allowed: list[str]) -> dict[str, str]:
-        """Check the names in the path, the query and the body against the app; return the query."""
+        """Check the names in the path, the query and the body against the app; return the query with images' ids."""
         known = dict(rule.params or {})
         for kind, name in (rule.names(request) or {}).items():
             tasks = getattr(self._app, f"_{kind}")
@@ -171,8 +172,8 @@ class Guard:
             known |= dict.fromkeys(labels, Numbers) | dict.fromkeys(("label", "selected_label_name"), Literal[labels])
         query = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         _accept("query", query, {key: QUERY.get(key, str) for key in allowed})
-        for key in {"image", "label", "id"} & set(allowed):
-            self._app.datastore().resolve(dict(query).get(key, ""))
+        images = {"image", "label", "id"} & set(allowed)
+        resolved = {key: self._app.datastore().resolve(dict(query).get(key, "")) for key in images}
         if rule.body == "json" and (content := await request.body()):
             if not request.headers.get("content-type", "").startswith("application/json"):
                 raise HTTPException(415, "application/json is expected")
@@ -186,7 +187,7 @@ class Guard:
             _accept("form", fields, {"params": str, "label": file} if rule.params else {"info": str})
             text = str(dict(fields).get("params" if rule.params else "info") or "{}")
             TypeAdapter(_shape(known) if rule.params else dict[str, JsonValue]).validate_json(text)
-        return dict(query)
+        return dict(query) | resolved
 
 
 def install(app: Any) -> None:
@@ -210,7 +211,7 @@ def install(app: Any) -> None:
         endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=_upload_file)
 
 
-async def answer(request: Request, error: Exception) -> JSONResponse:
+async def answer(request: Request, error: Exception) -> Response:
     """Tell what the client did wrong, or the id under which the log tells what went wrong here."""
     status, detail = 500, str(getattr(error, "msg", error))
     if isinstance(error, HTTPException | QueueError):
@@ -225,6 +226,8 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
         name = uuid.uuid4().hex[:8]
         logger.error("internal error %s: %s %s", name, request.method, request.scope["path"], exc_info=error)
         detail = f"internal error {name}"
+    if status == 401 and "text/html" in request.headers.get("accept", ""):  # a page rather than a script asks
+        return FileResponse(routes.STATIC / "login.html", status, headers={"Cache-Control": "no-store"})
     return JSONResponse({"detail": _without_folders(detail)}, status, getattr(error, "headers", None))
 
 

@@ -62,7 +62,8 @@ def router(app: Any) -> APIRouter:
             ],
             "slices": [uid for uid, _, _ in datastore.instances(entry.id)],
             "structures": [asdict(structure) for structure in STRUCTURES],
-            "result": datastore.get_image_info(entry.id).get("result") or {},
+            # Of the label as it is now, which may have been corrected since a model's answer.
+            "result": (datastore.get_image_info(entry.id).get("result") or {}) | app.numbers(entry),
             "labels": {tag: {"utc": info["utc"], "source": info.get("source")} for tag, info in labels.items() if info},
         }
 

@@ -2,9 +2,11 @@
 // keeps its mask in the segmentation "1"; this script gives each phase a "1" of its own and brings it to the server.
 (() => {
   const ID = '1', TOOLS = ['CircularBrush', 'CircularEraser'], POLL_MS = 400, DRAFT_MS = 2000, CONNECT_MS = 1500, LOAD_MS = 15000;
+  // What is drawn stays in the page meanwhile.
+  const SIGNED_OUT = 'You are signed out. Sign in at /cine/login in another tab, then press Save here.';
   // The panel reads its server from here; the path makes it win over what it has stored itself.
   document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + '/')}; path=/ohif/`;
-  let shown = '', about = null, made = '', dirty = false, filling = false, changed = 0, connected = 0, busy = false;
+  let shown = '', about = null, made = '', kept = null, dirty = false, changed = 0, connected = 0, began = 0, busy = false, waiting = false, notice = null, watching = false;
   let bar = null, structure = 3, arranged = false;
 
   const run = (name, options) => window.commandsManager.run(name, options);
@@ -13,30 +15,56 @@
     const uid = viewports.get(activeViewportId)?.displaySetInstanceUIDs?.[0];
     return uid && window.services.displaySetService.getDisplaySetByUID(uid);
   };
+  // Before that, OHIF fails with an alarm when a segmentation is made or the layout changes.
+  const loaded = () => displaySet()?.imageIds && [...window.services.viewportGridService.getState().viewports.keys()]
+    .every(id => window.services.cornerstoneViewportService.getCornerstoneViewport(id)?.getImageData?.());
   const labelmap = () => {
     const state = window.cornerstoneTools.segmentation.state.getSegmentation(ID);
     const id = state?.representationData?.Labelmap?.volumeId, volume = id && window.cornerstone.cache.getVolume(id);
     return volume && {
       volume,
       names: Object.fromEntries(Object.values(state.segments).map(s => [s.segmentIndex, s.label])),
+      voxels: new Uint8Array(volume.voxelManager.getCompleteScalarDataArray()),
       planes: volume.imageIds.map(id => /instances\/([0-9.]+)/.exec(window.cornerstone.cache.getImage(id).referencedImageId)[1]),
     };
   };
   const ask = async (path, options) => {
     const answer = await fetch(path, options);
     if (answer.ok) return answer;
-    if (answer.status === 401) location.assign('/cine/login');
-    throw Object.assign(new Error((await answer.json().catch(() => ({}))).detail || `error ${answer.status}`), {status: answer.status});
+    const {detail} = answer.status === 401 ? {detail: SIGNED_OUT} : await answer.json().catch(() => ({}));
+    throw Object.assign(new Error(detail || `error ${answer.status}`), {status: answer.status});
   };
-  // A mask that arrives when another phase is displayed by then would be drawn over that one: the panel is told no.
+  // A mask that arrives when another phase is displayed by then would be drawn over that one: the panel is told no, and
+  // the annotator where it is. What failed is told with its reason. The panel only knows that there is no mask.
   const send = XMLHttpRequest.prototype.open;
   XMLHttpRequest.prototype.open = function (method, url, ...rest) {
-    const asked = /\/infer\/.*[?&]image=([^&]+)/.exec(url)?.[1];
-    const late = () => asked !== shown || asked !== displaySet()?.SeriesInstanceUID;
-    if (asked) this.addEventListener('readystatechange', () => {
-      if (this.readyState === XMLHttpRequest.DONE && late()) Object.defineProperty(this, 'status', {value: 409});
+    const asked = /\/infer\/.*[?&]image=([^&]+)/.exec(url)?.[1], name = `Phase ${about ? about.phase + 1 : ''}`;
+    if (asked) this.addEventListener('loadend', () => {
+      const here = asked === displaySet()?.SeriesInstanceUID;
+      if (this.status !== 200) return void (notice = {message: `${name} was not segmented: ${reason(this)}`});
+      if (here && asked === shown && labelmap()?.volume.volumeId === made) return void ([dirty, changed] = [true, Date.now()]);
+      Object.defineProperty(this, 'status', {value: 409});
+      notice = {type: 'info', message: `${name} is segmented. ${here ? '' : 'You see it when you go back there.'}`};
+      if (here) inTurn(() => { shown = ''; });
     });
     return send.call(this, method, url, ...rest);
+  };
+  const reason = ({status, response}) => {
+    try { return JSON.parse(new TextDecoder().decode(response)).detail; } catch { return `error ${status}`; }
+  };
+  function watchNotifications() {
+    const service = Object.getPrototypeOf(window.services.uiNotificationService), show = service.show;
+    service.show = function (options) {
+      const instead = options.type === 'error' && options.title?.startsWith('MONAI Label') && notice;
+      if (instead) notice = null;
+      return show.call(this, {...options, ...instead});
+    };
+  }
+  const until = async (ready, problem) => {
+    for (let waited = 0; !ready(); waited += 50) {
+      if (waited > LOAD_MS) throw new Error(problem);
+      await new Promise(done => setTimeout(done, 50));
+    }
   };
   // One thing at a time, so that what is saved is saved for the phase it was drawn in.
   const inTurn = async action => {
@@ -45,7 +73,10 @@
     try { await action(); } catch (error) { console.error(error); if (bar) say(error.message, true); } finally { busy = false; }
   };
   const image = () => `image=${encodeURIComponent(shown)}`;
-  const say = (text, failed = false) => { bar.querySelector('#cine-state').textContent = text; bar.classList.toggle('failed', failed); };
+  const say = (text, failed = false) => {
+    bar.querySelector('#cine-state').textContent = (waiting && !failed ? 'Segmenting the whole cine … ' : '') + text;
+    bar.classList.toggle('failed', failed);
+  };
 
   function show(series) {
     const {viewportGridService: grid, displaySetService: sets, hangingProtocolService: protocol} = window.services;
@@ -69,6 +100,7 @@
 
   async function makeLabelmap() {
     const {segmentationService, viewportGridService} = window.services;
+    await until(loaded, 'OHIF does not load the images, please reload');
     if (segmentationService.getSegmentation(ID)) segmentationService.remove(ID);
     const segments = Object.fromEntries(about.structures.map(({id, key, colour}) =>
       [id, {segmentIndex: id, label: key, active: id === structure, locked: false, color: [...colour, 255]}]));
@@ -76,11 +108,9 @@
       {segmentationId: ID, representation: {type: 'Labelmap'}, config: {label: 'Cine', segments}}]});
     for (const s of Object.values(segments))
       window.cornerstoneTools.segmentation.config.color.setSegmentIndexColor(viewportGridService.getActiveViewportId(), ID, s.segmentIndex, s.color);
-    for (let waited = 0; !labelmap(); waited += 50) {
-      if (waited > LOAD_MS) throw new Error('OHIF does not make a segmentation, please reload');
-      await new Promise(done => setTimeout(done, 50));
-    }
+    await until(labelmap, 'OHIF does not make a segmentation, please reload');
     made = labelmap().volume.volumeId;
+    kept = labelmap().voxels;
   }
 
   // What was drawn last, else what was saved, else what a model proposed.
@@ -91,17 +121,16 @@
     const voxels = new Uint8Array(await (await ask(`/cine/label?${image()}&tag=${tag}`)).arrayBuffer());
     const {volume, planes} = labelmap(), size = voxels.length / planes.length, ordered = new Uint8Array(voxels.length);
     planes.forEach((uid, p) => ordered.set(voxels.subarray(about.slices.indexOf(uid) * size, (about.slices.indexOf(uid) + 1) * size), p * size));
-    filling = true;
+    kept = ordered;
     volume.voxelManager.setCompleteScalarDataArray(ordered);
     window.cornerstone.triggerEvent(window.cornerstone.eventTarget, window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, {segmentationId: ID});
-    filling = false;
   }
 
   async function save(tag) {
-    const {volume, planes, names} = labelmap(), form = new FormData();
+    const {voxels, planes, names} = labelmap(), form = new FormData();
     form.append('about', JSON.stringify({planes, names}));
-    form.append('voxels', new Blob([new Uint8Array(volume.voxelManager.getCompleteScalarDataArray())]), 'voxels');
-    dirty = false;
+    form.append('voxels', new Blob([voxels]), 'voxels');
+    [kept, dirty] = [voxels, false];
     try {
       await ask(`/cine/save?${image()}&tag=${tag}`, {method: 'POST', body: form});
     } catch (error) {
@@ -123,6 +152,7 @@
     if (!arranged) {
       arranged = true;
       showShortAxis();
+      await until(() => window.services.viewportGridService.getActiveViewportId() === 'cine' && loaded(), 'OHIF does not load the images, please reload');
       show(new URLSearchParams(location.search).get('initialSeriesInstanceUID'));
       return void (shown = '');
     }
@@ -132,12 +162,14 @@
   }
 
   async function segmentCine() {
+    if (waiting) return;
     if (dirty) await inTurn(() => save('original'));
-    say('Segmenting the whole cine …');
     const form = new FormData();
     form.append('params', JSON.stringify({whole_cine: true}));
-    await ask(`/infer/cardiac_cine?${image()}&output=json`, {method: 'POST', body: form});
-    shown = '';
+    waiting = true;
+    say('');
+    try { await ask(`/infer/cardiac_cine?${image()}&output=json`, {method: 'POST', body: form}); } finally { waiting = false; }
+    await inTurn(() => { shown = ''; });
   }
 
   async function next() {
@@ -146,7 +178,8 @@
     const client = localStorage.cineClient ||= crypto.getRandomValues(new Uint32Array(2)).join('-');
     const found = await (await ask(`/activelearning/${strategy}`, {
       method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({client_id: `ohif-${client}`})})).json();
-    if (!found.StudyInstanceUID) return say('Nothing is left to annotate.');
+    if (!found.StudyInstanceUID) return say('Nothing is left that nobody else works on.');
+    if (found.SeriesInstanceUID === shown) return say('This is the next one: it is yours until its label is saved.');
     location.assign(`/ohif/monai-label?StudyInstanceUIDs=${found.StudyInstanceUID}&initialSeriesInstanceUID=${found.SeriesInstanceUID}`);
   }
 
@@ -189,7 +222,7 @@
         return node;
       }),
       button('Erase', () => use(TOOLS[1]), 'erase'), slider,
-      text(numbers(), 'cine-numbers'),
+      Object.assign(text(numbers(), 'cine-numbers'), {title: (about.result.quality_flags || []).map(flag => flag.reason).join('\n')}),
       button('Save', () => inTurn(async () => { say('Saving …'); await save('final'); draw(); }), 'make this the label of this phase', true),
       text('', 'cine-state'), button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'));
     const {final, original} = about.labels, at = utc => new Date(utc).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
@@ -208,10 +241,13 @@
       bar = Object.assign(document.createElement('div'), {id: 'cine-bar'});
       document.body.append(Object.assign(document.createElement('link'), {rel: 'stylesheet', href: '/cine/panel.css'}), bar);
       draw('Connecting …');
+      if (!watching) watchNotifications();
+      watching = true;
+      began = Date.now();
       window.cornerstone.eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, modified);
     }
     if (!document.querySelector('.modelSelector')) {
-      if (!connected) { input.value = location.origin + '/'; input.parentElement.parentElement.querySelector('button').click(); connected = Date.now(); }
+      if (!connected && (loaded() || Date.now() - began > LOAD_MS)) { input.value = location.origin + '/'; input.parentElement.parentElement.querySelector('button').click(); connected = Date.now(); }
       return;
     }
     // The panel makes a "1" of its own when it connects, and colours it a second later.
@@ -222,8 +258,10 @@
     if (dirty && about && Date.now() - changed > DRAFT_MS) { await save('original'); draw(); }
   }
 
+  // OHIF tells of changes also when it first draws a mask, at a moment of its own.
   function modified(event) {
-    if (filling || event.detail.segmentationId !== ID || labelmap()?.volume.volumeId !== made) return;
+    const current = event.detail.segmentationId === ID && labelmap();
+    if (!current || current.volume.volumeId !== made || (!dirty && current.voxels.every((value, i) => value === kept[i]))) return;
     if (!dirty && bar) say('changed, not saved');
     [dirty, changed] = [true, Date.now()];
   }

@@ -26,10 +26,11 @@ class Place:
 
 
 @contextlib.contextmanager
-def started(root: Path, studies: Path, *, conf=None, token="", **environment):
+def started(root: Path, studies: Path | str, *, conf=None, token="", arguments=(), **environment):
     """Serve studies on a free port, without scores in the background, until the block ends.
 
-    With ``conf``, the server is started by MONAI Label's own command and its --conf; else by the app's.
+    With ``conf``, the server is started by MONAI Label's own command and its --conf; else by the app's, which may get
+    more ``arguments``.
     """
     environment = {
         "HOME": str(root),
@@ -42,7 +43,8 @@ def started(root: Path, studies: Path, *, conf=None, token="", **environment):
         **environment,
     }
     if conf is None:
-        module, arguments = "monailabel_app", ["--state_dir", str(root / "state"), "--device", "cpu"]
+        module = "monailabel_app"
+        arguments = ["--state_dir", str(root / "state"), "--device", "cpu", *arguments]
     else:
         module = "monailabel.main"
         arguments = ["start_server", "--app", str(REPO / "monailabel_app"), "--host", "127.0.0.1"]

@@ -37,8 +37,9 @@ def app(studies, tmp_path):
     datastore, told = CineDatastore(LocalSource(studies), state), []
     jobs = SimpleNamespace(list=lambda: [{"id": "1"}], cancel=lambda job: job == "1")
     return SimpleNamespace(
-        state=state, datastore=lambda: datastore, jobs=jobs, told=told, on_save_label=lambda *ids: told.append(ids)
-    )
+        state=state, datastore=lambda: datastore, jobs=jobs, told=told, on_save_label=lambda *ids: told.append(ids),
+        numbers=lambda entry: {},
+    )  # fmt: skip
 
 
 @pytest.fixture
