@@ -1,7 +1,7 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
-The myocardium is closed round the LV: its pixels that touch background or the RV become myocardium. Slices that then
-pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are. One that fails is replaced by the
+Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are, but for pixels of the LV that touch
+background or the RV: these become myocardium, so that the ring is closed. One that fails is replaced by the
 candidate that passes with the fewest pixels changed: islands and holes are cleared up, the wall is closed round the
 LV, contours are smoothed by opening or closing, and where nothing else will do, the slice loses its RV or all of it.
 """
@@ -54,26 +54,18 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     in_plane_mm = (float(spacing_mm[0]), float(spacing_mm[1]))
     passed: dict[int, np.ndarray] = {}
     for attempt in itertools.count():
-        mask = _tidied(mask)
+        mask = largest_components(mask)
         # Checking takes longer than all else, so a slice that passed is checked again only where it changed.
         changed = [z for z in range(mask.shape[2]) if z not in passed or (mask[..., z] != passed[z]).any()]
         failing = [z for z in changed if slice_faults(mask[..., z], in_plane_mm)]
-        if not failing:
-            break
         passed.update({z: mask[..., z].copy() for z in changed if z not in failing})
         for z in failing:
             mask[..., z] = repair_slice(mask[..., z], in_plane_mm) if attempt < _ROUNDS else BACKGROUND
-    return mask
-
-
-def _tidied(mask: np.ndarray) -> np.ndarray:
-    """Return a mask of one component each and closed rings; one may undo the other, so until nothing changes."""
-    while True:
-        tidied = largest_components(mask)
-        tidied[exposed_lv(tidied)] = MYO
-        if (tidied == mask).all():
-            return tidied
-        mask = tidied
+        # Only gaps that are too small to be a fault are left to close here; a wide one is for the repair to judge.
+        exposed = exposed_lv(mask) & (not failing)
+        mask[exposed] = MYO
+        if not failing and not exposed.any():
+            return mask
 
 
 def largest_components(mask: np.ndarray) -> np.ndarray:
