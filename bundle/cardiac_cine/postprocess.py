@@ -65,7 +65,8 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         exposed = exposed_lv(mask) & (not failing)
         mask[exposed] = MYO
         if not failing and not exposed.any():
-            return mask
+            break
+    return mask
 
 
 def largest_components(mask: np.ndarray) -> np.ndarray:
