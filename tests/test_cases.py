@@ -133,12 +133,17 @@ def test_sections_split_by_patient():
     assert patients(datalist.section("fold1", "validation")) == ["p1"]
     assert patients(datalist.section("fold1", "training")) == ["p0", "p2", "p3", "p4"]
     assert [case.phase for case in datalist.section("fold1", "validation")] == ["ED", "ES"]
+    # Several together: nobody of any of them trains.
+    assert patients(datalist.section("fold1+fold2", "validation")) == ["p1", "p3", "p4"]
+    assert patients(datalist.section("fold1+fold2", "training")) == ["p0", "p2"]
+    assert patients(datalist.section("mine+fold2", "validation")) == ["p1", "p3", "p4"]
 
 
 @pytest.mark.parametrize(
     ("split", "section", "message"),
     [
         ("fold5", "training", r"toy: no split 'fold5', expected one of \['mine', 'fold0', .*'fold4'\]"),
+        ("fold0+fold7", "training", "toy: no split 'fold7', expected one of"),
         ("mine", "test", r"no section 'test', expected one of \('training', 'validation'\)"),
         ("fold4", "validation", "toy: the validation section of split 'fold4' is empty"),
         ("mine", "training", "toy: the training section of split 'mine' is empty"),

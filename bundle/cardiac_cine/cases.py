@@ -103,14 +103,15 @@ class Datalist:
     reference: str = ""
 
     def split_names(self) -> list[str]:
-        """Return the names that :meth:`section` takes: the named splits, then ``fold0`` to ``fold4``."""
+        """Return the named splits, then ``fold0`` to ``fold4``."""
         return [*self.splits, *(f"fold{index}" for index in range(NUM_FOLDS))]
 
     def section(self, split: str, section: str) -> list[Case]:
         """Return one side of a split.
 
         Args:
-            split: a name out of :meth:`split_names`.
+            split: a name out of :meth:`split_names`, or several joined by "+": "fold1+fold2" validates on the patients
+                of both.
             section: "training" or "validation".
 
         Returns:
@@ -119,14 +120,14 @@ class Datalist:
         Raises:
             InputError: there is no such split or section, or the section is empty.
         """
-        if split not in self.split_names():
-            raise InputError(f"{self.name}: no split {split!r}, expected one of {self.split_names()}")
+        names = split.split("+")
+        for name in names:
+            if name not in self.split_names():
+                raise InputError(f"{self.name}: no split {name!r}, expected one of {self.split_names()}")
         if section not in SECTIONS:
             raise InputError(f"no section {section!r}, expected one of {SECTIONS}")
-        if split in self.splits:
-            validating = set(self.splits[split])
-        else:
-            validating = {case.patient for case in self.cases if f"fold{case.fold}" == split}
+        validating = {case.patient for case in self.cases if f"fold{case.fold}" in names}
+        validating |= {patient for name in names for patient in self.splits.get(name, ())}
         if section == "validation":
             chosen = [case for case in self.cases if case.patient in validating]
         else:

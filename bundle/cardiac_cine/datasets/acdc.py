@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sklearn.model_selection import StratifiedGroupKFold
-
 from cardiac_cine.cases import NUM_FOLDS, Case, Datalist
 from cardiac_cine.errors import InputError
 
@@ -31,12 +29,10 @@ LICENCE = "CC BY-NC-SA 4.0"
 REFERENCE = "Bernard et al., IEEE TMI 37(11), 2018, doi 10.1109/TMI.2018.2837502"
 EXCLUDED = {"patient055": "the same scan as a patient of the testing split"}
 SAME_SCAN = {"patient076": "patient074"}
-# The tutorial lets every fifth patient validate.
-TUTORIAL_STEP = 5
+# The tutorial lets every fifth patient validate, as fold 0 does.
 TUTORIAL_SPLIT = "tutorial"
 # Trains on all who may train and validates on those who may not; without any of those there is no such split.
 ALL_SPLIT = "all"
-_FOLD_SEED = 0
 
 
 def is_acdc(root: Path) -> bool:
@@ -68,8 +64,8 @@ def scan(root: Path) -> tuple[Datalist, list[str]]:
         expected = f"{root}: expected an ACDC root with training/patientXXX/Info.cfg and frames below it"
         raise InputError([expected, *problems])
     patients = sorted({case.patient for case in cases})
-    folds = assign_folds(patients, [next(c.group for c in cases if c.patient == p) for p in patients])
-    validating = tuple(patients[TUTORIAL_STEP - 1 :: TUTORIAL_STEP])
+    folds = assign_folds(patients)
+    validating = tuple(patient for patient in patients if folds[patient] == 0)
     excluded = tuple(patient for patient in patients if patient in EXCLUDED)
     datalist = Datalist(
         name="ACDC",
@@ -81,26 +77,20 @@ def scan(root: Path) -> tuple[Datalist, list[str]]:
     return datalist, problems
 
 
-def assign_folds(patients: Sequence[str], groups: Sequence[str]) -> dict[str, int]:
-    """Assign each patient a validation fold, stratified by pathology.
+def assign_folds(patients: Sequence[str]) -> dict[str, int]:
+    """Assign each patient a validation fold, round robin.
+
+    ACDC numbers its patients by pathology group, so each fold has its share of every group. Fold 0 validates on the
+    patients of the tutorial's split.
 
     Args:
-        patients: patient ids.
-        groups: each one's pathology group.
+        patients: sorted patient ids.
 
     Returns:
-        Patient to fold, 0 to 4. Patients who are one scan share a fold. With fewer than five patients in every group
-        the folds go round robin.
+        Patient to fold, 0 to 4. Patients who are one scan share the fold of the first.
     """
-    scans = [SAME_SCAN.get(patient, patient) for patient in patients]
-    if max(groups.count(group) for group in groups) < NUM_FOLDS:
-        order = {scan: index for index, scan in enumerate(dict.fromkeys(scans))}
-        return {patient: order[scan] % NUM_FOLDS for patient, scan in zip(patients, scans, strict=True)}
-    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=_FOLD_SEED)
-    folds = {}
-    for fold, (_, validating) in enumerate(splitter.split(patients, groups, scans)):
-        folds.update({patients[index]: fold for index in validating})
-    return folds
+    folds = {patient: (index + 1) % NUM_FOLDS for index, patient in enumerate(patients)}
+    return {patient: folds.get(SAME_SCAN.get(patient, patient), fold) for patient, fold in folds.items()}
 
 
 def _training_dir(root: Path) -> Path:
