@@ -46,6 +46,7 @@ def simulate(
 
     from cardiac_cine import cases
     from cardiac_cine.annotation.label_training import BATCH_SIZE
+    from cardiac_cine.annotation.model_versions import ModelVersions
     from cardiac_cine.annotation.training_runs import WEIGHTS, dice_by_structure
     from cardiac_cine.datasets import acdc
     from cardiac_cine.errors import InputError
@@ -53,10 +54,9 @@ def simulate(
     from cardiac_cine.labels import STRUCTURE_KEYS
     from cardiac_cine.segmenter import Segmenter
     from monailabel_app.lib.datastore import FINAL, CineDatastore
-    from monailabel_app.lib.models import Models
     from monailabel_app.lib.sources import open_source
     from monailabel_app.lib.state import State
-    from monailabel_app.lib.strategies import all_strategies, release
+    from monailabel_app.lib.strategies import all_strategies
     from monailabel_app.lib.training import CineTraining
 
     if not 2 <= few < many:
@@ -76,7 +76,7 @@ def simulate(
                 if not (folder / path.name).exists():
                     (folder / path.name).symlink_to(path.absolute())
         state = State(out)
-        models = Models(state, cli.BUNDLE)
+        models = ModelVersions(state.models, state.lock, cli.BUNDLE)
         datastore = CineDatastore(open_source(studies, state.cache), state)
         training = CineTraining(state, models, cli.BUNDLE, {})
         choose = all_strategies(state, models)[strategy]
@@ -89,7 +89,7 @@ def simulate(
                 for entry in datastore.entries():
                     if entry.patient == patient:
                         datastore.save_label(entry.id, str(references[entry.case]), FINAL, {})
-                release(state, sample["id"])
+                state.worklist.release(sample["id"])
                 labelled.add(patient)
             about: dict[str, Any] = {}
             weights = out / "untrained.pt"

@@ -3,14 +3,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from cli import BUNDLE
+from filelock import FileLock
 
-from cardiac_cine.annotation.answers import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import answer, measure_key_phases, numbers, phase_of, write_for_viewer
+from cardiac_cine.annotation.library import Library, LocalSource
 from cardiac_cine.annotation.mask_files import read_mask
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
 from cardiac_cine.cine import Cine
-from cardiac_cine.datasets.phantom import PhantomSpec, render
+from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.images import Frame
-from cardiac_cine.labels import LV
+from cardiac_cine.labels import LV, RV
 from cardiac_cine.measurements import measure
 from cardiac_cine.segmenter import Segmenter
 
@@ -33,13 +35,24 @@ def segmenter():
     return Segmenter.from_bundle(BUNDLE, device="cpu")
 
 
-def test_a_phase_is_answered_as_a_frame_of_its_own(segmenter, cine):
-    alone = phase_of(cine, 2)
-    assert alone.array.shape == (*cine.array.shape[:3], 1) and alone.times_ms is None
-    given = answer(segmenter, alone)
-    np.testing.assert_array_equal(given.masks, segmenter.segment_cine(alone))
-    assert given.measured.phases == 1 and given.agreement is None
-    assert not {"single_phase", "few_phases"} & {flag.code for flag in given.flags}
+def test_a_phase_is_measured_and_checked_by_its_standing_label(phantom, cine, tmp_path):
+    folder = tmp_path / "studies"
+    write_cine(phantom, folder / "heart_4d.nii.gz")
+    library = Library(LocalSource(folder), tmp_path / "state", FileLock(tmp_path / "lock"))
+    [ed, es, *_] = library.entries()
+    assert numbers(library, ed.id) == {}
+    mask = phantom.mask[..., ed.phase].copy()
+    library.propose(ed.id, mask, source="model")
+    alone = numbers(library, ed.id)
+    volume = np.count_nonzero(mask == LV) * np.prod(cine.spacing_mm) / 1000
+    assert alone["volumes_ml"]["lv_ml"] == pytest.approx(volume) and alone["measurements"] == {}
+    # That a phase is one of several is no flag.
+    assert not {"single_phase", "few_phases"} & {flag["code"] for flag in alone["quality_flags"]}
+    library.propose(es.id, phantom.mask[..., es.phase], source="model")
+    assert numbers(library, ed.id)["measurements"]["lv_ef_percent"] > 20
+    mask[mask == RV] = 0
+    found = numbers(library, ed.id, mask)
+    assert found["quality_flags"][0] == {"code": "structure_missing", "reason": "The mask has no RV cavity."}
 
 
 def test_a_cine_is_answered_as_a_whole(segmenter, cine, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from dicom_sources import phantom, write_cine
 from filelock import FileLock
 
-from cardiac_cine.annotation.library import FINAL, ORIGINAL, Annotated, Library, LocalSource, Returned
+from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, Annotated, Library, LocalSource, Returned
 from cardiac_cine.datasets.phantom import write_cine as write_nifti_cine
 from cardiac_cine.errors import InputError
 
@@ -221,6 +221,42 @@ class Remote(LocalSource):
         if self.down:
             raise InputError("down")
         yield from (label for label in self.stored if label.series_uid not in seen)
+
+
+def test_what_stands_for_an_image(library, tmp_path):
+    image = "one_4d_phase02"
+    mask, path = label_file(library, image, tmp_path)
+
+    def state():
+        return library.latest(image), library.standing(image), library.by_hand(image)
+
+    assert state() == ("", "", False)
+    library.propose(image, mask, asked=False, source="model")
+    assert state() == (ORIGINAL, ORIGINAL, False)
+    library.save(image, path, ORIGINAL, {"source": DRAWN})
+    assert state() == (ORIGINAL, ORIGINAL, True)
+    library.save(image, path, FINAL, {"source": DRAWN})
+    assert state() == (FINAL, FINAL, True)
+    library.save(image, path, ORIGINAL, {"source": DRAWN})  # drawn on
+    assert state() == (ORIGINAL, ORIGINAL, True)
+    library.propose(image, mask, source="model")
+    assert state() == (ORIGINAL, FINAL, True)
+
+
+def test_what_nobody_asked_for_takes_no_drawings_place(library, tmp_path):
+    drawn, finished, empty = "one_4d_phase01", "one_4d_phase02", "one_4d_phase03"
+    masks = {}
+    for image, tag in ((drawn, ORIGINAL), (finished, FINAL)):
+        masks[image], path = label_file(library, image, tmp_path)
+        library.save(image, path, tag, {"source": DRAWN})
+    for image in (drawn, finished, empty):
+        library.propose(image, np.ones_like(masks[drawn]), asked=False, source="model")
+    np.testing.assert_array_equal(library.label_array(drawn, ORIGINAL), masks[drawn])
+    np.testing.assert_array_equal(library.label_array(finished, FINAL), masks[finished])
+    assert library.label_array(finished, ORIGINAL) is None
+    assert library.label_array(empty, ORIGINAL).all()
+    library.propose(drawn, np.ones_like(masks[drawn]), source="model")
+    assert library.label_array(drawn, ORIGINAL).all()
 
 
 @pytest.fixture

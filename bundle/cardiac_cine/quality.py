@@ -81,11 +81,13 @@ class _Study:
 
     @cached_property
     def key_phases(self) -> dict[str, int]:
-        """The phases that the measurements come from, by what a sentence calls them."""
+        """The phases that the measurements come from, by what a sentence calls them; " " before it."""
         ed, es = self.measured.ed_frame, self.measured.es_frame
+        if self.phases == 1:
+            return {"": 0}
         if ed == es:
-            return {f"in phase {ed + 1} of {self.phases}": ed}
-        return {"at end-diastole": ed, "at end-systole": es}
+            return {f" in phase {ed + 1} of {self.phases}": ed}
+        return {" at end-diastole": ed, " at end-systole": es}
 
     @cached_property
     def pixel_counts(self) -> np.ndarray:
@@ -101,6 +103,11 @@ class _Study:
 
     def slice(self, index: int) -> str:
         return f"slice {index + 1} of {self.masks.shape[2]}"
+
+    def in_phases(self, phases: list[int]) -> str:
+        if self.phases == 1:
+            return ""
+        return f" in phase {phases[0] + 1}" if len(phases) == 1 else f" in {len(phases)} phases"
 
 
 def quality_flags(
@@ -140,13 +147,13 @@ def quality_flags(
 def _structure_missing(study: _Study) -> Iterator[str]:
     for structure, counts in zip(STRUCTURES, study.pixel_counts, strict=True):
         missing = ~counts.any(axis=0)
-        where = " and ".join(when for when, phase in study.key_phases.items() if missing[phase])
+        where = " and".join(when for when, phase in study.key_phases.items() if missing[phase])
         if missing.all():
-            where = "in any phase"
+            where = " in any phase" if study.phases > 1 else ""
         elif not where and missing.any():
-            where = f"in {np.count_nonzero(missing)} of {study.phases} phases"
-        if where:
-            yield f"The mask has no {_NAMES[structure.key]} {where}."
+            where = f" in {np.count_nonzero(missing)} of {study.phases} phases"
+        if missing.any():
+            yield f"The mask has no {_NAMES[structure.key]}{where}."
 
 
 def _negative_stroke_volume(study: _Study) -> Iterator[str]:
@@ -221,7 +228,7 @@ def _ragged_volume_curve(study: _Study) -> Iterator[str]:
 
 def _implausible_slices(study: _Study) -> Iterator[str]:
     found = [
-        f"{study.slice(z)} {when} ({', '.join(fault.reason for fault in faults)})"
+        f"{study.slice(z)}{when} ({', '.join(fault.reason for fault in faults)})"
         for when, phase in study.key_phases.items()
         for z, faults in degenerated_slices(study.masks[..., phase], study.cine.spacing_mm).items()
     ]
@@ -236,12 +243,7 @@ def _missing_between_slices(study: _Study) -> Iterator[str]:
         for gap in found:
             if gap.structure == key:
                 phases.setdefault(gap.slice, []).append(gap.phase)
-        where = [
-            f"{study.slice(z)} in phase {absent[0] + 1}"
-            if len(absent) == 1
-            else f"{study.slice(z)} in {len(absent)} phases"
-            for z, absent in sorted(phases.items())
-        ]
+        where = [study.slice(z) + study.in_phases(absent) for z, absent in sorted(phases.items())]
         if where:
             yield f"The {_NAMES[key]} is missing between slices that show it: {_listed(where)}."
 

@@ -12,12 +12,13 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.utils.async_tasks.utils import processes, run_background_task
 
 import cardiac_cine
+from cardiac_cine.annotation.answers import numbers
 from cardiac_cine.annotation.jobs import Jobs
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.weights import sha256
 from monailabel_app.lib import access, guard, scoring, state, strategies
 from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
 from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propagation
-from monailabel_app.lib.models import Models
 from monailabel_app.lib.sources import open_source
 from monailabel_app.lib.training import CineTraining
 
@@ -33,17 +34,11 @@ class CardiacCineApp(MONAILabelApp):
         os.environ.pop("MONAI_LABEL_CORS_ORIGINS", None)  # read by now; MONAI Label's child processes fail with it
         settings.MONAI_LABEL_SESSIONS = False  # sessions unpack uploaded archives, which nothing here needs
         self.state = state.State.of(studies, conf.get("state_dir", ""))
-        self.models = Models(self.state, BUNDLE, conf.get("device") or None)
+        self.models = ModelVersions(self.state.models, self.state.lock, BUNDLE, conf.get("device") or None)
         self.jobs = Jobs()
-        super().__init__(
-            app_dir=app_dir,
-            studies=studies,
-            conf=conf,
-            name="Cardiac cine MR",
-            description="LV cavity, LV myocardium and RV in short-axis cine MR, over the whole cycle",
-            version=cardiac_cine.__version__,
-            labels=list(LABELS),  # OHIF adds to it, which an object does not take
-        )
+        about = "LV cavity, LV myocardium and RV in short-axis cine MR, over the whole cycle"
+        version, labels = cardiac_cine.__version__, list(LABELS)  # OHIF adds to it, which an object does not take
+        super().__init__(app_dir, studies, conf, "Cardiac cine MR", about, version, labels)
 
     def init_datastore(self) -> CineDatastore:
         """Open the studies: a folder, or a PACS behind DICOMweb."""
@@ -103,12 +98,8 @@ class CardiacCineApp(MONAILabelApp):
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Let others have the case; return its numbers, which Slicer shows as details of the saved label."""
         image_id = self._datastore.resolve(image_id)
-        strategies.release(self.state, image_id)
-        return self.numbers(self._datastore.entry(image_id))
-
-    def numbers(self, entry: Entry) -> dict[str, Any]:
-        """Return what is measured of a phase's latest label, {} where it has none."""
-        return self._infers[NAME].numbers(entry)
+        self.state.worklist.release(image_id)
+        return numbers(self._datastore, image_id)
 
     def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
         """Do nothing where the stock app asks for scores: the server recomputes them when the model has changed."""
@@ -119,8 +110,8 @@ class CardiacCineApp(MONAILabelApp):
         state.audit_event(self.state, access.current_user.get(), action, **what)
 
     def _about(self, entry: Entry) -> dict[str, Any]:
-        scores = scoring.client_scores(self.state, self.models.live.sha256, entry.id)
-        return strategies.assignment(self.state, entry.id, entry.case) | ({"scores": scores} if scores else {})
+        scores = self.state.scores.shown(entry.id, self.models.live.sha256)
+        return self.state.worklist.about(entry.id, entry.case) | ({"scores": scores} if scores else {})
 
     def _keep_scores(self) -> None:
         scored = None

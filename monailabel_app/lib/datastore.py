@@ -11,12 +11,12 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from cardiac_cine import files
-from cardiac_cine.annotation.library import FINAL, ORIGINAL, TAGS, Annotated, Library, Source
+from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, TAGS, Annotated, Library, Source
 from cardiac_cine.annotation.phase_images import ID_PATTERN, Entry
 from cardiac_cine.errors import InputError
 from monailabel_app.lib.state import State
 
-__all__ = ["FINAL", "ID_PATTERN", "ORIGINAL", "TAGS", "Annotated", "CineDatastore", "Entry"]
+__all__ = ["DRAWN", "FINAL", "ID_PATTERN", "ORIGINAL", "TAGS", "Annotated", "CineDatastore", "Entry"]
 
 
 class CineDatastore(Library, Datastore):

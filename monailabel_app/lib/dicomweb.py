@@ -45,21 +45,15 @@ def router(app: Any) -> APIRouter:
     """Return ``/proxy/dicom``. The guard gives each request a thread of its own, so these routes may block."""
     routes = APIRouter(prefix="/proxy/dicom", include_in_schema=False)
     session = requests.Session()
+    user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    session.auth = (user, password) if user and password else None
 
     def fetch(kind: str, path: str, accept: str, query: list[tuple[str, str]]) -> requests.Response:
         prefix = settings.MONAI_LABEL_QIDO_PREFIX if kind == "qido" else settings.MONAI_LABEL_WADO_PREFIX
-        user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
         url = "/".join(part.strip("/") for part in (app.studies, prefix or "", path) if part)
-        auth = (user, password) if user and password else None
+        wanted = {"Accept": accept}
         try:
-            answer = session.get(
-                url,
-                params=query,
-                headers={"Accept": accept},
-                auth=auth,
-                timeout=_TIMEOUT_SECONDS,
-                allow_redirects=False,
-            )
+            answer = session.get(url, params=query, headers=wanted, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
         except requests.RequestException as error:
             raise HTTPException(502, "the PACS does not answer") from error
         if answer.status_code >= 300:

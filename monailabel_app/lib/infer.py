@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from cardiac_cine.annotation.answers import answer, measure_key_phases, phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import answer, numbers, phase_of, write_for_viewer
 from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_clicks
 from cardiac_cine.annotation.jobs import Job, Jobs
-from cardiac_cine.annotation.label_store import coverage
 from cardiac_cine.annotation.mask_files import read_mask
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
 from cardiac_cine.annotation.propagation import carry_on, completed
 from cardiac_cine.cine import Cine
@@ -23,10 +23,9 @@ from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
 from cardiac_cine.images import Frame
 from cardiac_cine.labels import STRUCTURES
-from cardiac_cine.measurements import volumes_ml
 from cardiac_cine.segmenter import Segmenter
-from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore, Entry
-from monailabel_app.lib.models import Models
+from cardiac_cine.workflow import segment_study
+from monailabel_app.lib.datastore import CineDatastore, Entry
 
 LABELS = {structure.key: structure.id for structure in STRUCTURES}
 _SEEN = 3  # phases before this one whose probabilities are kept
@@ -38,7 +37,7 @@ class CineTask(InferTask):
 
     kind, about, options = InferType.SEGMENTATION, "", dict[str, Any]()
 
-    def __init__(self, datastore: CineDatastore, models: Models, jobs: Jobs) -> None:
+    def __init__(self, datastore: CineDatastore, models: ModelVersions, jobs: Jobs) -> None:
         super().__init__(self.kind.value, LABELS, 3, self.about, self.options)
         self.datastore, self.models, self.jobs = datastore, models, jobs
 
@@ -54,17 +53,6 @@ class CineTask(InferTask):
     @abstractmethod
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Return the mask (x, y, z) and what more is known of it."""
-
-    def latest(self, entry: Entry) -> tuple[np.ndarray | None, str]:
-        """Return the younger of a phase's labels and its tag, None and "" where it has none."""
-        times = {tag: self.datastore.labels.info(entry.id, tag).get("utc", "") for tag in (FINAL, ORIGINAL)}
-        tag = max(times, key=lambda tag: times[tag])
-        return (self.datastore.label_array(entry.id, tag), tag) if times[tag] else (None, "")
-
-    def propose(self, entry: Entry, mask: np.ndarray, **info: Any) -> None:
-        """Store a mask as the phase's "original" label: a proposal, which leaves a final one as it is."""
-        info |= {"covers": coverage(mask)}
-        self.datastore.labels.save(entry.id, mask, self.datastore.cine(entry.case).affine, ORIGINAL, info)
 
     def _answer(self, request: dict[str, Any], job: Job, came: float) -> tuple[str, dict[str, Any]]:
         begun, entry = time.perf_counter(), self.datastore.entry(request["image_id"])
@@ -85,7 +73,7 @@ class CineTask(InferTask):
             "key": entry.key,
             "key_phase_source": self.datastore.key_phase_source(entry.case),
             "model": model,
-            **self.numbers(entry, mask),
+            **numbers(self.datastore, entry.id, mask),
         }
         params = plain(params | found)
         self.datastore.update_image_info(entry.id, {"result": params})
@@ -93,23 +81,6 @@ class CineTask(InferTask):
             write_for_viewer(mask, cine.affine, Path(file.name))
         spans = {"wait": begun - came, "infer": inferred - begun, "total": time.perf_counter() - came}
         return file.name, params | {"latencies": {name: round(seconds, 3) for name, seconds in spans.items()}}
-
-    def numbers(self, entry: Entry, mask: np.ndarray | None = None) -> dict[str, Any]:
-        """Return what is measured of a phase's mask, of its latest label where none is given."""
-        cine, mask = self.datastore.cine(entry.case), self.latest(entry)[0] if mask is None else mask
-        if mask is None:
-            return {}
-        volumes = vars(volumes_ml(mask, cine.spacing_mm))
-        return plain({"volumes_ml": volumes, "measurements": self._measured(entry, cine, mask)})
-
-    def _measured(self, entry: Entry, cine: Cine, mask: np.ndarray) -> dict[str, Any]:
-        """Return what is measured at end-diastole and end-systole, {} until there are masks of both."""
-        masks: dict[str, tuple[int, np.ndarray]] = {}
-        for each in self.datastore.phases_of(entry.case):
-            one = mask if each.id == entry.id else self.latest(each)[0] if each.key else None
-            if each.key and one is not None:
-                masks[each.key] = (each.phase, one)
-        return measure_key_phases(cine, masks["ED"], masks["ES"]) if len(masks) == 2 else {}
 
 
 class CineSegmentation(CineTask):
@@ -119,17 +90,19 @@ class CineSegmentation(CineTask):
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Segment, measure and check; the masks are kept as "original" labels."""
-        whole = bool(request.get("whole_cine")) and cine.phases > 1
-        given = answer(segmenter, cine if whole else phase_of(cine, entry.phase))
-        entries = self.datastore.phases_of(entry.case) if whole else [entry]
-        for index, each in enumerate(entries):
-            self.propose(each, given.masks[..., index], source="model", model=model)
-        found: dict[str, Any] = {"quality_flags": [vars(flag) for flag in given.flags]}
-        if whole:
-            found |= {"measurements": given.measured.to_dict(), "agreement": given.agreement}
-            if given.measured.ed_frame != given.measured.es_frame:
-                self.datastore.set_key_phases(entry.case, given.measured.ed_frame, given.measured.es_frame)
-        return given.masks[..., entries.index(entry)], found
+        if not request.get("whole_cine") or cine.phases == 1:
+            mask = segment_study(segmenter, phase_of(cine, entry.phase))[0][..., 0]
+            self.datastore.propose(entry.id, mask, source="model", model=model)
+            return mask, {}
+        given = answer(segmenter, cine)
+        for each in self.datastore.phases_of(entry.case):
+            mask = given.masks[..., each.phase]
+            self.datastore.propose(each.id, mask, asked=False, source="model", model=model)
+        if given.measured.ed_frame != given.measured.es_frame:
+            self.datastore.set_key_phases(entry.case, given.measured.ed_frame, given.measured.es_frame)
+        flags, measured = [vars(flag) for flag in given.flags], given.measured.to_dict()
+        found = {"quality_flags": flags, "measurements": measured, "agreement": given.agreement}
+        return given.masks[..., entry.phase], found
 
 
 class Correction(CineTask):
@@ -149,7 +122,7 @@ class Correction(CineTask):
             self._seen = dict([*kept, (key, segment_with_probabilities(segmenter, cine.frame(entry.phase)))])
         automatic, probabilities = self._seen[key]
         current = _uploaded(request, replace(cine.frame(entry.phase), path=Path(entry.id)))
-        current = self.latest(entry)[0] if current is None else current
+        current = self.datastore.label_array(entry.id, self.datastore.latest(entry.id)) if current is None else current
         current = automatic if current is None else current
         mask = correct(current, seeds, cine.spacing_mm, probabilities)
         return mask, {"changed_slices": (np.flatnonzero((mask != current).any(axis=(0, 1))) + 1).tolist()}
@@ -161,8 +134,9 @@ class Propagation(CineTask):
     about, options = "Carries this phase's saved label to the phases beside it, as proposals", {"reach": 1}
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
-        """Carry on in both directions as far as ``reach``, and up to a phase with a final label; its own mask stays."""
-        label, tag = self.latest(entry)
+        """Carry on in both directions as far as ``reach``, and up to what is drawn by hand; its own mask stays."""
+        tag = self.datastore.standing(entry.id)
+        label = self.datastore.label_array(entry.id, tag)
         if label is None:
             raise InputError(f"{entry.id}: there is no label to carry on, save one first")
         reach = request.get("reach", 1)
@@ -174,12 +148,13 @@ class Propagation(CineTask):
             return segmenter.segment_cine(phase_of(cine, phase))[..., 0]
 
         entries = self.datastore.phases_of(entry.case)
-        stops = [each.phase for each in entries if self.datastore.label_array(each.id, FINAL) is not None]
+        stops = [each.phase for each in entries if self.datastore.by_hand(each.id)]
         start = completed(label, segment(entry.phase), *self.datastore.annotated(entry.id, tag))
         carried = carry_on(cine.array, start, entry.phase, reach, cine.spacing_mm, segment=segment, stops=stops)
         to = []
         for phase, mask in carried:
-            self.propose(entries[phase], mask, source="carried", carried_from=entry.id, model=model)
+            told = {"source": "carried", "carried_from": entry.id, "model": model}
+            self.datastore.propose(entries[phase].id, mask, asked=False, **told)
             to.append(entries[phase].id)
         return label, {"carried_to": to}
 

@@ -4,17 +4,17 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import monailabel
 from fastapi import APIRouter, File, Form, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from cardiac_cine.annotation.answers import write_for_viewer
+from cardiac_cine.annotation.answers import numbers, write_for_viewer
 from cardiac_cine.annotation.labelmaps import mask_from_planes
 from cardiac_cine.files import plain
 from cardiac_cine.labels import STRUCTURES
-from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore
+from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore
 
 OHIF = Path(monailabel.__file__).resolve().parent / "endpoints" / "static" / "ohif"
 STATIC = Path(__file__).resolve().parents[1] / "static"
@@ -51,8 +51,12 @@ def router(app: Any) -> APIRouter:
     @routes.get("/cine/summary")
     async def summary(image: str) -> dict[str, Any]:
         """Tell what the bar shows of the phase that is displayed."""
-        entry, labelled = datastore.entry(image), set(datastore.get_labeled_images())
-        labels = {tag: datastore.get_label_info(entry.id, tag) for tag in (FINAL, ORIGINAL)}
+        entry, tag = datastore.entry(image), datastore.standing(image)
+        labelled, label = datastore.get_labeled_images(), datastore.labels.info(entry.id, tag)
+        # The flags of a whole cine, until its mask is changed; the numbers are those of now: other phases change them.
+        result, now = datastore.get_image_info(entry.id).get("result") or {}, numbers(datastore, entry.id)
+        if label.get("source") == "model" and "quality_flags" in result:
+            now.pop("quality_flags", None)
         return {
             "id": entry.id,
             "phase": entry.phase,
@@ -62,10 +66,20 @@ def router(app: Any) -> APIRouter:
             ],
             "slices": [uid for uid, _, _ in datastore.instances(entry.id)],
             "structures": [asdict(structure) for structure in STRUCTURES],
-            # Of the label as it is now, which may have been corrected since a model's answer.
-            "result": (datastore.get_image_info(entry.id).get("result") or {}) | app.numbers(entry),
-            "labels": {tag: {"utc": info["utc"], "source": info.get("source")} for tag, info in labels.items() if info},
+            "result": result | now,
+            "label": {"tag": tag, "utc": label["utc"], "source": label.get("source")} if label else None,
         }
+
+    @routes.post("/cine/key")
+    async def key(image: str, key: Literal["ED", "ES"]) -> dict[str, int]:
+        """Make a phase end-diastole or end-systole; where it was the other, the two change places."""
+        entry, other = datastore.entry(image), "ES" if key == "ED" else "ED"
+        phases = {e.key: e.phase for e in datastore.phases_of(entry.case) if e.key}
+        if entry.key == other:
+            phases[other] = phases[key]
+        phases[key] = entry.phase
+        datastore.set_key_phases(entry.case, phases["ED"], phases["ES"], "user")
+        return {key: phase + 1 for key, phase in phases.items()}
 
     @routes.get("/cine/label")
     async def label(image: str, tag: str = FINAL) -> Response:
@@ -92,7 +106,7 @@ def router(app: Any) -> APIRouter:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "label.nrrd"
             write_for_viewer(mask, cine.affine, file)
-            datastore.save_label(entry.id, str(file), tag, {"client": "OHIF", "source": "drawn"})
+            datastore.save_label(entry.id, str(file), tag, {"client": "OHIF", "source": DRAWN})
         if tag == FINAL:
             app.on_save_label(entry.id, entry.id)
         return {"id": entry.id, "saved": datastore.get_label_info(entry.id, tag).get("utc")}
@@ -117,6 +131,6 @@ def router(app: Any) -> APIRouter:
 
     @routes.get("/cine/scores")
     async def scores() -> dict[str, Any]:
-        return json.loads(app.state.scores.read_text()) if app.state.scores.exists() else {}
+        return app.state.scores.all()
 
     return routes

@@ -11,12 +11,14 @@ from typing import Any
 from filelock import FileLock
 
 from cardiac_cine import files
+from cardiac_cine.annotation.scores import Scores
+from cardiac_cine.annotation.worklist import Worklist
 
 _LOCK_SECONDS = 60
 
 
 class State:
-    """The app's folders (images, labels, models, training, cache) and files (scores, audit).
+    """The app's folders (images, labels, models, training, cache) and files (scores, worklist, audit).
 
     Whoever holds ``lock`` has the state to itself among all processes, and may take it again.
     """
@@ -29,7 +31,9 @@ class State:
         self.models, self.training = self.root / "models", self.root / "training"
         for folder in (self.images, self.labels, self.cache, self.models, self.training):
             folder.mkdir(exist_ok=True)
-        self.scores, self.audit = self.root / "scores.json", self.root / "audit.jsonl"
+        self.audit = self.root / "audit.jsonl"
+        self.scores = Scores(self.root / "scores.json", self.lock)
+        self.worklist = Worklist(self.root / "assignments.json", self.lock, self.scores)
 
     @classmethod
     def of(cls, studies: str, state_dir: str = "") -> "State":

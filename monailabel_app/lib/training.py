@@ -11,18 +11,18 @@ import torch
 from monailabel.interfaces.tasks.train import TrainTask
 
 from cardiac_cine.annotation.label_training import RUNNING, STARTS, LabelTraining, Options
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.training_runs import KEY_METRIC
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
 from monailabel_app.lib.datastore import CineDatastore
-from monailabel_app.lib.models import Models
 from monailabel_app.lib.state import State
 
 
 class CineTraining(TrainTask):
     """Trains on the final labels; the new model goes live if it is not worse."""
 
-    def __init__(self, state: State, models: Models, bundle_root: Path, conf: Mapping[str, str]) -> None:
+    def __init__(self, state: State, models: ModelVersions, bundle_root: Path, conf: Mapping[str, str]) -> None:
         super().__init__("Trains the cardiac cine model on the labels made so far")
         overrides = json.loads(conf.get("train_overrides") or "{}")
         self.runs = LabelTraining(state.root, state.lock, models, bundle_root, overrides)

@@ -7,7 +7,7 @@
   // The panel reads its server from here; the path makes it win over what it has stored itself.
   document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + '/')}; path=/ohif/`;
   let shown = '', about = null, made = '', kept = null, dirty = false, changed = 0, connected = 0, began = 0, busy = false, waiting = false, notice = null, watching = false;
-  let bar = null, structure = 3, arranged = false;
+  let bar = null, structure = 3, tool = '', arranged = false;
 
   const run = (name, options) => window.commandsManager.run(name, options);
   const displaySet = () => {
@@ -113,12 +113,9 @@
     kept = labelmap().voxels;
   }
 
-  // What was drawn last, else what was saved, else what a model proposed.
   async function fill() {
-    const {final, original} = about.labels;
-    const tag = final && !(original?.source === 'drawn' && original.utc > final.utc) ? 'final' : original && 'original';
-    if (!tag) return;
-    const voxels = new Uint8Array(await (await ask(`/cine/label?${image()}&tag=${tag}`)).arrayBuffer());
+    if (!about.label) return;
+    const voxels = new Uint8Array(await (await ask(`/cine/label?${image()}&tag=${about.label.tag}`)).arrayBuffer());
     const {volume, planes} = labelmap(), size = voxels.length / planes.length, ordered = new Uint8Array(voxels.length);
     planes.forEach((uid, p) => ordered.set(voxels.subarray(about.slices.indexOf(uid) * size, (about.slices.indexOf(uid) + 1) * size), p * size));
     kept = ordered;
@@ -172,21 +169,36 @@
     await inTurn(() => { shown = ''; });
   }
 
-  async function next() {
+  async function next(skip) {
     if (dirty) await save('original');
     const strategy = document.querySelector('.optionsTable select')?.value || 'random';
     const client = localStorage.cineClient ||= crypto.getRandomValues(new Uint32Array(2)).join('-');
     const found = await (await ask(`/activelearning/${strategy}`, {
-      method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({client_id: `ohif-${client}`})})).json();
+      method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({client_id: `ohif-${client}`, ...skip})})).json();
     if (!found.StudyInstanceUID) return say('Nothing is left that nobody else works on.');
     if (found.SeriesInstanceUID === shown) return say('This is the next one: it is yours until its label is saved.');
     location.assign(`/ohif/monai-label?StudyInstanceUIDs=${found.StudyInstanceUID}&initialSeriesInstanceUID=${found.SeriesInstanceUID}`);
   }
 
-  function use(tool) {
+  function use(name) {
     window.services.segmentationService.setActiveSegment(ID, structure);
-    run('setToolActiveToolbar', {toolName: tool, toolGroupIds: ['mpr']});
+    run('setToolActiveToolbar', {toolName: name, toolGroupIds: ['mpr']});
     run('setBrushSize', {value: bar.querySelector('input').value, toolNames: TOOLS});
+  }
+
+  // Also when a tool of OHIF's own is taken for the left button.
+  function activated({detail: {toolName, toolBindingsOptions}}) {
+    if (!toolBindingsOptions?.bindings?.some(binding => binding.mouseButton === 1)) return;
+    tool = toolName;
+    if (bar && about?.phases) draw();
+  }
+
+  // A person's choice: the network no longer changes it.
+  async function setKey(key) {
+    if (dirty) await save('original');
+    await ask(`/cine/key?${image()}&key=${key}`, {method: 'POST'});
+    about = await (await ask(`/cine/summary?${image()}`)).json();
+    draw();
   }
 
   function numbers() {
@@ -207,27 +219,29 @@
     if (message) return bar.replaceChildren(text(message, 'cine-state'));
     const {phases, phase, structures} = about, go = to => () => show(phases[(to + phases.length) % phases.length].series);
     const slider = Object.assign(document.createElement('input'), {type: 'range', min: 1, max: 30, value: size, title: 'brush size, mm'});
+    const keys = Object.assign(document.createElement('select'), {title: 'what this phase is', hidden: phases.length < 2, onchange: () => inTurn(() => setKey(keys.value))});
+    keys.append(...['', 'ED', 'ES'].map(key => Object.assign(new Option(key || '–', key, false, key === phases[phase].key), {disabled: !key})));
     slider.oninput = () => run('setBrushSize', {value: slider.value, toolNames: TOOLS});
     bar.replaceChildren(
       button('◀', go(phase - 1), 'previous phase'),
       ...['ED', 'ES'].map(key => phases.findIndex(each => each.key === key)).filter(i => i >= 0)
         .map(i => button(phases[i].key + (phases[i].labelled ? ' ✓' : ''), go(i), `show ${phases[i].key}; ✓: saved`, i === phase)),
       button('▶', go(phase + 1), 'next phase'),
-      text(`phase ${phase + 1} of ${phases.length}`, 'cine-phase'),
+      text(`phase ${phase + 1} of ${phases.length}`, 'cine-phase'), keys,
       button('Segment', () => document.querySelector('.modelSelector button[title="Run Segmentation"]').click(), 'the selected model on this phase'),
       button('Whole cine', segmentCine, 'all phases: EF, and a proposal for each phase'),
       ...structures.map(({id, key, name, colour}) => {
-        const node = button(key.toUpperCase(), () => { structure = id; use(TOOLS[0]); draw(); }, `draw the ${name}`, id === structure);
+        const node = button(key.toUpperCase(), () => { structure = id; use(TOOLS[0]); }, `draw the ${name}`, tool === TOOLS[0] && id === structure);
         node.style.borderBottom = `3px solid rgb(${colour})`;
         return node;
       }),
-      button('Erase', () => use(TOOLS[1]), 'erase'), slider,
+      button('Erase', () => use(TOOLS[1]), 'erase', tool === TOOLS[1]), slider,
       Object.assign(text(numbers(), 'cine-numbers'), {title: (about.result.quality_flags || []).map(flag => flag.reason).join('\n')}),
       button('Save', () => inTurn(async () => { say('Saving …'); await save('final'); draw(); }), 'make this the label of this phase', true),
-      text('', 'cine-state'), button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'));
-    const {final, original} = about.labels, at = utc => new Date(utc).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
-    const newer = original?.source === 'drawn' && !(final?.utc > original.utc);
-    say(newer ? 'changed, not saved' : final ? `saved at ${at(final.utc)}` : original ? 'proposal, not saved' : 'no label yet');
+      text('', 'cine-state'), button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'),
+      button('Skip', () => inTurn(() => next({skip: about.id})), 'never offer this phase to me again, and go on'));
+    const {label} = about, at = label && new Date(label.utc).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
+    say(dirty ? 'changed, not saved' : !label ? 'no label yet' : label.tag === 'final' ? `saved at ${at}` : label.source === 'drawn' ? 'changed, not saved' : 'proposal, not saved');
   }
 
   async function tick() {
@@ -244,7 +258,9 @@
       if (!watching) watchNotifications();
       watching = true;
       began = Date.now();
-      window.cornerstone.eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, modified);
+      const {eventTarget} = window.cornerstone, {Events} = window.cornerstoneTools.Enums;
+      eventTarget.addEventListener(Events.SEGMENTATION_DATA_MODIFIED, modified);
+      eventTarget.addEventListener(Events.TOOL_ACTIVATED, activated);
     }
     if (!document.querySelector('.modelSelector')) {
       if (!connected && (loaded() || Date.now() - began > LOAD_MS)) { input.value = location.origin + '/'; input.parentElement.parentElement.querySelector('button').click(); connected = Date.now(); }

@@ -1,5 +1,6 @@
 import json
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,14 +16,14 @@ import segment
 from cardiac_cine.annotation.answers import phase_of, write_for_viewer
 from cardiac_cine.annotation.jobs import JobCancelledError, Jobs
 from cardiac_cine.annotation.library import LocalSource
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, RV
 from cardiac_cine.weights import sha256
 from cardiac_cine.workflow import segment_study
-from monailabel_app.lib.datastore import FINAL, ORIGINAL, CineDatastore
+from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore
 from monailabel_app.lib.infer import CineSegmentation, Correction, Propagation
-from monailabel_app.lib.models import Models
 from monailabel_app.lib.state import State
 
 ID = "heart_phase02"
@@ -41,7 +42,7 @@ def studies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """One model for all tests, loaded once."""
-    return Models(State(tmp_path_factory.mktemp("models")), BUNDLE, "cpu")
+    return ModelVersions(tmp_path_factory.mktemp("models"), nullcontext(), BUNDLE, "cpu")
 
 
 @pytest.fixture
@@ -209,5 +210,11 @@ def test_a_saved_label_is_carried_to_the_neighbours_that_have_none(app):
     others = np.arange(carried.shape[2]) != 3
     np.testing.assert_array_equal(carried[..., others], network[..., others])
     assert app.datastore.label_array("heart_phase01", ORIGINAL) is None
+    # What somebody drew there, finished or not, is left as it is.
+    with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
+        write_for_viewer(label, app.cine.affine, Path(file.name))
+        app.datastore.save_label(OTHER, file.name, ORIGINAL, {"source": DRAWN})
+    assert ask(app.propagation)[1]["carried_to"] == []
+    np.testing.assert_array_equal(app.datastore.label_array(OTHER, ORIGINAL), label)
     with pytest.raises(InputError, match="reach must be a number of phases from 1 to 3, got 9"):
         ask(app.propagation, reach=9)

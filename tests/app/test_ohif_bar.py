@@ -1,5 +1,6 @@
 """The bar below OHIF's images: the whole cine, results that come late, and what to annotate next."""
 
+import json
 import re
 
 import numpy as np
@@ -152,7 +153,55 @@ def test_the_whole_cine_gives_a_proposal_in_each_phase_and_leaves_what_is_saved(
     assert site.ask("GET", f"/datastore/label/info?label={case.name}_phase02&tag=final").json() == info
 
 
-def _next_case(viewer):
+def test_what_is_drawn_while_the_whole_cine_is_segmented_stays(site, viewer, case):
+    viewer.press("▶")
+    viewer.wait_for(3, "proposal, not saved")
+    with viewer.holding("**/infer/**") as held:
+        viewer.press("Whole cine")
+        _wait_until_held(viewer, held)
+        viewer.draw("RV", -300)
+        viewer.wait_for(3, "changed, not saved")
+        drawn = viewer.displayed().mask(case, 3)
+    viewer.page.wait_for_function("!document.querySelector('#cine-bar').textContent.includes('whole cine …')")
+    viewer.wait_for(3, "changed, not saved")
+    np.testing.assert_array_equal(viewer.displayed().mask(case, 3), drawn)
+    np.testing.assert_array_equal(site.label(f"{case.name}_phase03", "original"), drawn)
+    assert (drawn != site.infer(f"{case.name}_phase03")).any()
+
+
+def test_the_tool_in_hand_is_marked(viewer):
+    def marked():
+        return viewer.page.locator("#cine-bar button.on").all_inner_texts()
+
+    viewer.press("MYO")
+    viewer.page.wait_for_timeout(300)
+    assert "MYO" in marked() and not {"RV", "LV", "Erase"} & set(marked())
+    viewer.press("Erase")
+    viewer.page.wait_for_timeout(300)
+    assert "Erase" in marked() and "MYO" not in marked()
+    viewer.page.evaluate("window.commandsManager.run('setToolActiveToolbar', {toolName: 'Pan', toolGroupIds: ['mpr']})")
+    viewer.page.wait_for_timeout(300)
+    viewer.picture("tool")
+    assert not {"RV", "MYO", "LV", "Erase"} & set(marked())
+
+
+def test_ed_and_es_can_be_chosen(site, viewer, case):
+    def info():
+        return site.ask("GET", f"/datastore/image/info?image={case.name}_phase03").json()
+
+    keys = viewer.page.locator("#cine-bar select")
+    assert keys.input_value() == info()["key"]
+    wanted = "ED" if info()["key"] == "ES" else "ES"
+    keys.select_option(wanted)
+    viewer.page.wait_for_function(
+        "wanted => document.querySelector('#cine-bar button.on').textContent.startsWith(wanted)", arg=wanted
+    )
+    assert (info()["key"], info()["key_phase_source"]) == (wanted, "user")
+    assert keys.input_value() == wanted
+    viewer.picture("key")
+
+
+def _next_case(viewer, button="Next case"):
     """Press the button and wait for the phase that it leads to; return the study and the series."""
     found = {}
 
@@ -162,7 +211,7 @@ def _next_case(viewer):
         route.fulfill(response=response)
 
     viewer.page.route("**/activelearning/**", listen)
-    viewer.press("Next case")
+    viewer.press(button)
     for _ in range(200):
         if found:
             break
@@ -208,3 +257,12 @@ def test_the_next_case_is_nobody_elses(site, viewer, browser):
     viewer.page.get_by_text("saved at").wait_for()
     assert _next_case(viewer)[1] != series
     viewer.picture("next_saved")
+
+
+def test_what_is_skipped_is_not_offered_again(site, viewer):
+    skipped = _next_case(viewer)
+    viewer.page.get_by_text(re.compile("no label yet|proposal, not saved|This is the next one")).wait_for()
+    assert _next_case(viewer, "Skip")[1] != skipped[1]
+    viewer.picture("skipped")
+    book = json.loads((site.place.state / "assignments.json").read_text())
+    assert [len(images) for images in book["skipped"].values()] == [1]

@@ -73,6 +73,17 @@ def test_signed_in_the_loop_works_and_the_log_tells_who(site, viewer):
     assert (saved["user"], saved["action"], saved["image"]) == (USER, "save label", f"{NAME}_phase01")
 
 
+def test_signing_in_leads_to_the_page_that_was_asked_for(site, viewer):
+    asked = viewer.page.url
+    viewer.context.clear_cookies()
+    viewer.page.goto(asked)
+    viewer.page.get_by_label("Name, for the record").fill(USER)
+    viewer.page.get_by_label("Token").fill(TOKEN)
+    viewer.page.get_by_role("button", name="Sign in").click()
+    viewer.wait_for(1, "saved at")
+    assert viewer.page.url == asked
+
+
 def test_what_is_drawn_outlives_a_session(site, viewer):
     viewer.draw("RV", -180)
     viewer.wait_for(1, "changed, not saved")

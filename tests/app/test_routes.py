@@ -36,10 +36,8 @@ def app(studies, tmp_path):
     state = State(tmp_path / "state")
     datastore, told = CineDatastore(LocalSource(studies), state), []
     jobs = SimpleNamespace(list=lambda: [{"id": "1"}], cancel=lambda job: job == "1")
-    return SimpleNamespace(
-        state=state, datastore=lambda: datastore, jobs=jobs, told=told, on_save_label=lambda *ids: told.append(ids),
-        numbers=lambda entry: {},
-    )  # fmt: skip
+    saved = lambda *ids: told.append(ids)  # noqa: E731
+    return SimpleNamespace(state=state, datastore=lambda: datastore, jobs=jobs, told=told, on_save_label=saved)
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_other_files_are_not_there(path):
 
 def test_a_summary_tells_what_the_bar_shows(app, client):
     found = client.get(f"/cine/summary?image={app.datastore().entry(ID).series_uid}").json()
-    assert (found["id"], found["phase"], found["result"], found["labels"]) == (ID, 1, {}, {})
+    assert (found["id"], found["phase"], found["result"], found["label"]) == (ID, 1, {}, None)
     assert [each["key"] for each in found["phases"]] == ["ED", "ES", "", ""]
     assert [each["key"] for each in found["structures"]] == ["rv", "myo", "lv"]
     assert found["slices"] == [uid for uid, _, _ in app.datastore().instances(ID)]
@@ -105,7 +103,7 @@ def test_what_is_saved_is_what_was_drawn(app, client, flip):
     np.testing.assert_array_equal(app.datastore().label_array(ID, "final"), mask)
     assert client.get(f"/cine/label?image={ID}").content == mask.tobytes(order="F")
     found = client.get(f"/cine/summary?image={ID}").json()
-    assert found["labels"]["final"]["source"] == "drawn"
+    assert (found["label"]["tag"], found["label"]["source"]) == ("final", "drawn")
     assert [each["labelled"] for each in found["phases"]] == [False, True, False, False]
     assert app.told == [(ID, ID)]
 
@@ -116,6 +114,35 @@ def test_a_draft_is_no_label(app, client):
     assert app.datastore().get_labeled_images() == [] and app.told == []
     assert client.get(f"/cine/label?image={ID}&tag=original").content == mask.tobytes(order="F")
     assert client.get(f"/cine/label?image={ID}").status_code == 404
+
+
+def test_flags_and_numbers_are_those_of_what_is_displayed(app, client):
+    datastore, (mask, form) = app.datastore(), _drawn(app)
+
+    def flags():
+        return [flag["code"] for flag in client.get(f"/cine/summary?image={ID}").json()["result"]["quality_flags"]]
+
+    told = {"quality_flags": [{"code": "low_confidence", "reason": "Of the whole cine."}]}
+    datastore.update_image_info(ID, {"result": told})
+    datastore.propose(ID, np.zeros_like(mask), source="model")
+    assert flags() == ["low_confidence"]
+    client.post(f"/cine/save?image={ID}&tag=original", **form)
+    assert "low_confidence" not in flags() and "few_slices" in flags()
+    volume = client.get(f"/cine/summary?image={ID}").json()["result"]["volumes_ml"]["lv_ml"]
+    assert volume == pytest.approx((mask == 3).sum() * 3.0 * 2.5 * 15.0 / 1000)
+
+
+def test_a_person_says_which_phases_are_ed_and_es(app, client):
+    def keys():
+        return [each["key"] for each in client.get(f"/cine/summary?image={ID}").json()["phases"]]
+
+    assert client.post("/cine/key?image=P1_phase04&key=ES").json() == {"ED": 1, "ES": 4}
+    assert keys() == ["ED", "", "", "ES"]
+    app.datastore().set_key_phases("P1", 2, 1)  # the network no longer changes it
+    assert keys() == ["ED", "", "", "ES"]
+    assert client.post("/cine/key?image=P1_phase04&key=ED").json() == {"ED": 4, "ES": 1}
+    assert client.post("/cine/key?image=P1_phase04&key=EF").status_code == 422
+    assert keys() == ["ES", "", "", "ED"]
 
 
 @pytest.mark.parametrize(
@@ -139,5 +166,5 @@ def test_jobs_and_scores(app, client):
     assert client.delete("/cine/jobs/1").json() == {"cancelled": True}
     assert client.delete("/cine/jobs/2").status_code == 404
     assert client.get("/cine/scores").json() == {}
-    app.state.scores.write_text('{"P1_phase01": {"uncertainty": 0.5}}')
+    app.state.scores.path.write_text('{"P1_phase01": {"uncertainty": 0.5}}')
     assert client.get("/cine/scores").json() == {"P1_phase01": {"uncertainty": 0.5}}

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +13,12 @@ import pytest
 pytest.importorskip("monailabel", reason="needs the app's packages: pip install -r requirements-app.txt")
 
 from cardiac_cine.annotation.active_learning import DESCRIPTORS
+from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine, write_frame
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_KEYS
 from monailabel_app.lib.datastore import CineDatastore
-from monailabel_app.lib.models import Models
-from monailabel_app.lib.scoring import NICENESS, CineScores, client_scores, scores
+from monailabel_app.lib.scoring import NICENESS, CineScores
 from monailabel_app.lib.sources import open_source
 from monailabel_app.lib.state import State
 from monailabel_app.lib.strategies import all_strategies
@@ -60,8 +61,8 @@ def datastore(studies, state, monkeypatch) -> CineDatastore:
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory) -> Models:
-    return Models(State(tmp_path_factory.mktemp("models")), BUNDLE, "cpu")
+def shipped(tmp_path_factory) -> ModelVersions:
+    return ModelVersions(tmp_path_factory.mktemp("models"), nullcontext(), BUNDLE, "cpu")
 
 
 class FastModels:
@@ -94,7 +95,7 @@ def test_the_whole_of_it_with_the_shipped_network(datastore, state, shipped):
     assert result["failed"].keys() == {entry.id for entry in cyd}
     assert "cannot be read" in result["failed"][cyd[0].id]
 
-    live = scores(state, shipped.live.sha256)
+    live = state.scores.all(shipped.live.sha256)
     assert [entry.key for entry in anna] == ["ED", "ES"]
     for entry in anna:
         record = live[entry.id]
@@ -107,17 +108,17 @@ def test_the_whole_of_it_with_the_shipped_network(datastore, state, shipped):
     assert frame["temporal"] is frame["spread_lv_ef_points"] is None
     assert datastore.get_image_info(anna[0].id)["key_phase_source"] == "model"
 
-    shown = client_scores(state, shipped.live.sha256, cyd[0].id)
+    shown = state.scores.shown(cyd[0].id, shipped.live.sha256)
     assert shown == {"model": shipped.live.sha256, "error": "InputError", "current": True}
-    assert "features" not in client_scores(state, "another", anna[0].id)
-    assert client_scores(state, "another", anna[0].id)["current"] is False
-    assert client_scores(state, "another", "nobody") == {}
+    assert "features" not in state.scores.shown(anna[0].id, "another")
+    assert state.scores.shown(anna[0].id, "another")["current"] is False
+    assert state.scores.shown("nobody", "another") == {}
 
-    before = state.scores.read_bytes()
+    before = state.scores.path.read_bytes()
     CineScores(state, SimpleNamespace(live=shipped.live, current=lambda: (Refused(), shipped.live.sha256)))(
         {}, datastore
     )
-    assert state.scores.read_bytes() == before, "what the live model has scored is not scored again"
+    assert state.scores.path.read_bytes() == before, "what the live model has scored is not scored again"
     chosen = all_strategies(state, shipped)["uncertainty"]({"client_id": "ann"}, datastore)
     assert chosen["score"] == max(record["uncertainty"] for record in live.values() if "uncertainty" in record)
 
@@ -136,7 +137,7 @@ def test_without_a_usable_model_there_are_descriptors_for_a_cold_start(datastore
     result = CineScores(state, models)({}, datastore)
     assert result["scored"] == 0
     assert len(result["failed"]) == len(datastore.list_images())
-    described = [record for record in scores(state).values() if record["descriptor"]]
+    described = [record for record in state.scores.all().values() if record["descriptor"]]
     assert len(described) == 3
     assert models.runs == 3
     CineScores(state, models)({}, datastore)
@@ -148,22 +149,22 @@ def test_without_a_usable_model_there_are_descriptors_for_a_cold_start(datastore
 @pytest.mark.parametrize("content", [None, "", '{"a": ', "\udcff"])
 def test_scores_that_cannot_be_read_are_none(state, content):
     if content is not None:
-        state.scores.write_bytes(content.encode("utf-8", "surrogateescape"))
-    assert scores(state) == {}
+        state.scores.path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert state.scores.all() == {}
 
 
 def test_scores_are_read_again_when_the_file_has_changed(state):
     for value in (1.0, 2.0, 3.0):
-        CineScores(state, None)._store({"a": {"model": "m", "uncertainty": value}})
-        assert scores(state, "m") == {"a": {"descriptor": None, "model": "m", "uncertainty": value}}
-        assert scores(state, "m") is not scores(state, "m")
-        assert scores(state, "n") == {}
+        state.scores.put({"a": {"model": "m", "uncertainty": value}})
+        assert state.scores.all("m") == {"a": {"descriptor": None, "model": "m", "uncertainty": value}}
+        assert state.scores.all("m") is not state.scores.all("m")
+        assert state.scores.all("n") == {}
 
 
 def store_for_ever(root: Path, ready) -> None:
-    writer = CineScores(State(root), None)
+    scores = State(root).scores
     for number in itertools.count():
-        writer._store({f"case{number % 20}": {"model": "m", "features": [number] * 2000}})
+        scores.put({f"case{number % 20}": {"model": "m", "features": [number] * 2000}})
         if number == 3:
             ready.set()
 
@@ -178,8 +179,8 @@ def test_a_kill_leaves_scores_that_can_be_read(state):
         time.sleep(pause)
         child.kill()
         child.join()
-        content = json.loads(state.scores.read_text())
+        content = json.loads(state.scores.path.read_text())
         assert len(content) >= 3
         assert all(len(set(record["features"])) == 1 for record in content.values())
         with state.lock:  # and nobody is locked out
-            assert scores(state, "m")
+            assert state.scores.all("m")

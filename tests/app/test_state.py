@@ -11,7 +11,7 @@ def test_every_folder_is_there_and_for_its_owner_only(tmp_path):
     for folder in (state.images, state.labels, state.models, state.training, state.cache):
         assert folder.is_dir() and folder.parent == state.root
     assert state.root.stat().st_mode & 0o077 == 0
-    assert {state.scores.name, state.audit.name} == {"scores.json", "audit.jsonl"}
+    assert {state.scores.path.name, state.audit.name} == {"scores.json", "audit.jsonl"}
 
 
 def test_the_state_lies_in_the_users_home_by_default(tmp_path, monkeypatch):

@@ -12,9 +12,10 @@ from monailabel.interfaces.exception import ImageNotFoundException
 
 from cardiac_cine.annotation import assignments
 from cardiac_cine.annotation.assignments import HOLD_SECONDS
+from cardiac_cine.annotation.library import FINAL
 from cardiac_cine.annotation.sampling import CRITERIA
 from monailabel_app.lib.state import State
-from monailabel_app.lib.strategies import all_strategies, assignment, release
+from monailabel_app.lib.strategies import all_strategies
 
 MODELS = SimpleNamespace(live=SimpleNamespace(sha256="now"))
 
@@ -33,11 +34,12 @@ class Images:
             for key in ("ED", "ES")
         ]
 
-    def get_unlabeled_images(self, label_tag=None, labels=None):
-        return [entry.id for entry in self.entries() if entry.id not in self.labelled]
+    @property
+    def labels(self):
+        return SimpleNamespace(all=lambda tag: dict.fromkeys(self.labelled if tag == FINAL else ()))
 
-    def get_labeled_images(self, label_tag=None, labels=None):
-        return sorted(self.labelled)
+    def refresh_when_old(self):
+        """There is nothing to look at."""
 
     def resolve(self, name):
         if name not in {entry.id for entry in self.entries()}:
@@ -63,11 +65,11 @@ def ask(state):
 
 def save(state, images, image_id):
     images.labelled.add(image_id)
-    release(state, image_id)
+    state.worklist.release(image_id)
 
 
 def store(state, **records):
-    state.scores.write_text(json.dumps({key: {"model": "now", **record} for key, record in records.items()}))
+    state.scores.path.write_text(json.dumps({key: {"model": "now", **record} for key, record in records.items()}))
 
 
 def test_every_strategy_works_without_scores_and_offers_everything_once(state, ask):
@@ -149,30 +151,30 @@ def test_a_skipped_sample_is_never_offered_again_and_to_others_last(state, ask):
         offered.append(found["id"])
         save(state, images, found["id"])
     assert offered == ["b_ED", "b_ES", "a_ED", "a_ES"]
-    assert assignment(state, "a_ED", "a")["skipped_by"] == ["ann"]
+    assert state.worklist.about("a_ED", "a")["skipped_by"] == ["ann"]
 
 
 def test_skipping_lets_others_have_the_case_and_only_known_images_are_skipped(state, ask):
     images = Images(("a", "b"))
     first = ask(images)["id"]
     assert ask(images, skip=first)["id"][0] != first[0]
-    assert first.split("_")[0] not in json.loads((state.root / "assignments.json").read_text())["held"]
+    assert first.split("_")[0] not in json.loads(state.worklist.path.read_text())["held"]
     with pytest.raises(ImageNotFoundException, match=r"no image '\.\./x'"):
         ask(images, skip="../x")
-    assert "../x" not in (state.root / "assignments.json").read_text()
+    assert "../x" not in state.worklist.path.read_text()
 
 
 def test_who_holds_an_image_is_told(state, ask):
     images = Images(("a",))
-    assert assignment(state, "a_ED", "a") == {}
+    assert state.worklist.about("a_ED", "a") == {}
     ask(images)
-    told = assignment(state, "a_ES", "a")
+    told = state.worklist.about("a_ES", "a")
     assert told["locked_by"] == "ann"
     assert time.time() < told["locked_until"] <= time.time() + HOLD_SECONDS
-    release(state, "a_ES")  # not the image that is held
-    assert assignment(state, "a_ED", "a")["locked_by"] == "ann"
-    release(state, "a_ED")
-    assert assignment(state, "a_ED", "a") == {}
+    state.worklist.release("a_ES")  # not the image that is held
+    assert state.worklist.about("a_ED", "a")["locked_by"] == "ann"
+    state.worklist.release("a_ED")
+    assert state.worklist.about("a_ED", "a") == {}
 
 
 def test_clients_without_a_name_count_as_one(state):
@@ -248,7 +250,7 @@ def test_a_case_that_another_holds_counts_as_covered(state, ask):
 
 def test_the_cold_start_uses_descriptors_of_any_model(state, ask):
     vectors = {"a_ED": [1.0, None], "b_ED": [1.1, None], "c_ED": [2.0, None]}
-    state.scores.write_text(json.dumps({key: {"descriptor": value} for key, value in vectors.items()}))
+    state.scores.path.write_text(json.dumps({key: {"descriptor": value} for key, value in vectors.items()}))
     images = Images(labelled={"a_ED"})
     found = ask(images, strategy="first")
     assert found["id"][0] == "c"

@@ -9,8 +9,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
 from cardiac_cine.annotation.label_store import write_volume
+from cardiac_cine.annotation.library import Library
 from cardiac_cine.cine import Cine
-from cardiac_cine.measurements import Measurements, measure
+from cardiac_cine.files import plain
+from cardiac_cine.measurements import Measurements, measure, volumes_ml
 from cardiac_cine.quality import Flag, quality_flags
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.workflow import segment_study
@@ -27,7 +29,7 @@ class Answer:
     masks: np.ndarray
     measured: Measurements
     flags: tuple[Flag, ...]
-    agreement: Mapping[str, float] | None = None
+    agreement: Mapping[str, float]
 
 
 def phase_of(cine: Cine, phase: int) -> Cine:
@@ -36,20 +38,43 @@ def phase_of(cine: Cine, phase: int) -> Cine:
 
 
 def answer(segmenter: Segmenter, cine: Cine) -> Answer:
-    """Segment, measure and check a cine as ``scripts/segment.py`` does.
-
-    Args:
-        segmenter: makes the masks.
-        cine: a whole one, or :func:`phase_of` one. A phase alone is not seen in variants, which takes time, and that
-            it is alone is no flag.
-    """
+    """Segment, measure and check a whole cine as ``scripts/segment.py`` does."""
     masks, _ = segment_study(segmenter, cine)
     measured = measure(masks, cine.affine, times_ms=cine.times_ms, rr_ms=cine.rr_ms, patient=cine.patient)
-    if cine.phases == 1:
-        flags = quality_flags(masks, cine, measured)
-        return Answer(masks, measured, tuple(flag for flag in flags if flag.code != "single_phase"))
     agreement = segmenter.agreement(cine, (measured.ed_frame, measured.es_frame))
-    return Answer(masks, measured, quality_flags(masks, cine, measured, uncertainty=agreement), agreement)
+    flags = quality_flags(masks, cine, measured, uncertainty=agreement)
+    return Answer(masks, measured, flags, agreement)
+
+
+def numbers(library: Library, image_id: str, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """Measure and check a phase's mask.
+
+    Args:
+        library: of the image and its cine's other phases.
+        image_id: the phase.
+        mask: label ids, (x, y, z); by default the phase's standing label.
+
+    Returns:
+        As JSON values ``volumes_ml`` and ``quality_flags`` of this phase, and ``measurements`` at end-diastole and
+        end-systole, {} until both have masks. {} where there is no mask.
+    """
+    entry = library.entry(image_id)
+    cine = library.cine(entry.case)
+    mask = library.label_array(entry.id, library.standing(entry.id)) if mask is None else mask
+    if mask is None:
+        return {}
+    masks = mask[..., None]
+    found = quality_flags(masks, phase_of(cine, entry.phase), measure(masks, cine.affine, patient=cine.patient))
+    flags = [vars(flag) for flag in found if flag.code != "single_phase"]
+    key_phases: dict[str, tuple[int, np.ndarray]] = {}
+    for each in library.phases_of(entry.case):
+        own = each.id == entry.id
+        one = mask if own else library.label_array(each.id, library.standing(each.id)) if each.key else None
+        if each.key and one is not None:
+            key_phases[each.key] = (each.phase, one)
+    measured = measure_key_phases(cine, key_phases["ED"], key_phases["ES"]) if len(key_phases) == 2 else {}
+    volumes = vars(volumes_ml(mask, cine.spacing_mm))
+    return plain({"volumes_ml": volumes, "measurements": measured, "quality_flags": flags})
 
 
 def measure_key_phases(cine: Cine, ed: tuple[int, np.ndarray], es: tuple[int, np.ndarray]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 # A finished label, and what a model made of it.
 FINAL, ORIGINAL = "final", "original"
 TAGS = (FINAL, ORIGINAL)
+# The "source" of labels that a person drew.
+DRAWN = "drawn"
 _KEY_NAMES = {"ED": "end-diastole", "ES": "end-systole", "": ""}
 _REFRESH_SECONDS = 30
 _EXCHANGE_SECONDS = 300
@@ -298,6 +300,37 @@ class Library:
     def label_array(self, image_id: str, tag: str) -> np.ndarray | None:
         """Return a label's ids, uint8 (x, y, z), None where there is none."""
         return self.labels.array(self.resolve(image_id), tag)
+
+    def latest(self, image_id: str) -> str:
+        """Return the tag of an image's younger label, "" where it has none."""
+        image_id = self.resolve(image_id)
+        times = {tag: self.labels.info(image_id, tag).get("utc", "") for tag in TAGS}
+        tag = max(TAGS, key=lambda tag: times[tag])
+        return tag if times[tag] else ""
+
+    def standing(self, image_id: str) -> str:
+        """Return the tag of what an image's mask is: as :meth:`latest`, but no proposal stands over a final label."""
+        original, final = (self.labels.info(self.resolve(image_id), tag) for tag in (ORIGINAL, FINAL))
+        return FINAL if final and original.get("source") != DRAWN else self.latest(image_id)
+
+    def by_hand(self, image_id: str) -> bool:
+        """Say whether an image's mask is a person's work: a final label, or what was drawn and not finished yet."""
+        tag = self.standing(image_id)
+        return tag == FINAL or self.labels.info(self.resolve(image_id), tag).get("source") == DRAWN
+
+    def propose(self, image_id: str, mask: np.ndarray, *, asked: bool = True, **info: Any) -> None:
+        """Make a mask an image's "original" label, a proposal, which leaves a final one as it is.
+
+        Args:
+            image_id: the image.
+            mask: label ids, (x, y, z).
+            asked: someone asked for just this. Otherwise it takes the place of nothing that is :meth:`by_hand`.
+            info: kept with the label.
+        """
+        entry = self.entry(image_id)
+        if asked or not self.by_hand(entry.id):
+            affine = self.cine(entry.case).affine
+            self.labels.save(entry.id, mask, affine, ORIGINAL, {**info, "covers": coverage(mask)})
 
     def annotated(self, image_id: str, tag: str) -> Annotated:
         """Return what a label covers, nothing where there is none."""
