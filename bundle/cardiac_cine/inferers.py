@@ -71,8 +71,9 @@ class HeartWindowInferer(Inferer):
     def find(self, image: Tensor, network: Any) -> tuple[int, int]:
         """Return the corner of the window round the heart.
 
-        Four slices a quarter and half way from either end are searched in overlapping windows; the one with most of a
-        heart in it is moved to the heart's middle, twice.
+        The slices in the middle are searched in overlapping windows; the one with most of a heart in it is moved to the
+        heart's middle, and once more to that of the heart in four slices, a quarter and half way from either end. Where
+        the middle shows no heart, the four are searched.
 
         Args:
             image: (1, x, y, z).
@@ -88,13 +89,21 @@ class HeartWindowInferer(Inferer):
         if all(len(start) == 1 for start in starts):
             return 0, 0
         last = len(slices) - 1
-        places = {index for share in (0.25, 0.5) for index in (int(share * last), last - int(share * last))}
-        slices = slices[sorted(places)]
-        hearts = [self._heart(slices, network, corner) for corner in itertools.product(*starts)]
-        _, middle = max(hearts, key=lambda heart: heart[0])
+        outer, inner = ({int(share * last), last - int(share * last)} for share in (0.25, 0.5))
+        four = slices[sorted(outer | inner)]
+        for searched in (slices[sorted(inner)], four):
+            hearts = [self._heart(searched, network, corner) for corner in itertools.product(*starts)]
+            found, middle = max(hearts, key=lambda heart: heart[0])
+            if found:
+                break
         corner = self._round(middle, shape)
-        found, middle = self._heart(slices, network, corner)
+        found, middle = self._heart(four, network, corner)
         return self._round(middle, shape) if found else corner
+
+    def around_heart(self, image: Tensor, network: Any) -> Tensor:
+        """Return the part of an image (1, x, y, z) in the window round the heart, see :meth:`find`."""
+        x, y = self.find(image, network)
+        return image[:, x : x + self.window_size[0], y : y + self.window_size[1]]
 
     def _heart(self, slices: Tensor, network: Any, corner: tuple[int, ...]) -> tuple[int, tuple[float, float]]:
         """Return how many pixels of a window are likely heart, and their middle; the image's where there are none."""

@@ -170,13 +170,13 @@ class Segmenter:
             phases: which phases, counted from 0, such as those at end-diastole and end-systole.
 
         Returns:
-            Structure key to the mean Dice between the plain answer and each of ``VARIANTS``, before postprocessing; NaN
-            where no answer has the structure.
+            Structure key to the mean Dice between the plain answer and each of ``VARIANTS``, before postprocessing and
+            on one window; NaN where no answer has the structure.
         """
         overlaps = np.zeros((len(VARIANTS), NUM_CLASSES))
         sizes = np.zeros_like(overlaps)
         for phase in sorted(set(phases)):
-            image = self.preprocess(upright(cine.frame(phase)))["image"].as_tensor()
+            image = self.around_heart(self.preprocess(upright(cine.frame(phase)))["image"].as_tensor())
             plain = self._logits(image[None])[0].argmax(0)
             for row, (change, back) in enumerate(VARIANTS.values()):
                 other = back(self._logits(change(image)[None])[0]).argmax(0)
@@ -186,6 +186,13 @@ class Segmenter:
         with np.errstate(invalid="ignore"):  # a structure that no answer has is undefined
             dice = (overlaps / sizes).mean(0)
         return {structure.key: float(dice[structure.id]) for structure in STRUCTURES}
+
+    def around_heart(self, image: torch.Tensor) -> torch.Tensor:
+        """Return what the network looks at of a preprocessed image, (1, x, y, z): the whole where it has no window."""
+        if not isinstance(self._inferer, HeartWindowInferer):
+            return image
+        with torch.no_grad():
+            return self._inferer.around_heart(image.to(self.device), self.network)
 
     def _logits(self, images: torch.Tensor, **window: tuple[int, int]) -> torch.Tensor:
         with torch.no_grad():

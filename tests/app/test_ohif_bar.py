@@ -159,7 +159,7 @@ def test_what_is_drawn_while_the_whole_cine_is_segmented_stays(site, viewer, cas
     with viewer.holding("**/infer/**") as held:
         viewer.press("Whole cine")
         _wait_until_held(viewer, held)
-        viewer.draw("RV", -300)
+        viewer.draw("RV", -150)
         viewer.wait_for(3, "changed, not saved")
         drawn = viewer.displayed().mask(case, 3)
     viewer.page.wait_for_function("!document.querySelector('#cine-bar').textContent.includes('whole cine …')")
@@ -178,6 +178,8 @@ def test_the_tool_in_hand_is_marked(viewer):
     assert "MYO" in marked() and not {"RV", "LV", "Erase"} & set(marked())
     viewer.press("Erase")
     viewer.page.wait_for_timeout(300)
+    viewer.page.mouse.move(700, 400)  # what is pointed at is lit, too
+    viewer.picture("erase")
     assert "Erase" in marked() and "MYO" not in marked()
     viewer.page.evaluate("window.commandsManager.run('setToolActiveToolbar', {toolName: 'Pan', toolGroupIds: ['mpr']})")
     viewer.page.wait_for_timeout(300)

@@ -294,6 +294,7 @@ def _lv_volumes_ml(segmenter: Segmenter, data: Mapping[str, MetaTensor]) -> Iter
     image = data["image"]
     spacing = spacing_of(convert_to_numpy(image.affine))
     yield volumes_ml(convert_to_numpy(data["pred"]).argmax(0), spacing).lv_ml
+    image = segmenter.around_heart(image)
     for change, back in VARIANTS.values():
         logits = back(segmenter.predict({"image": change(image)})["pred"])
         yield volumes_ml(convert_to_numpy(logits).argmax(0), spacing).lv_ml
