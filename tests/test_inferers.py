@@ -55,6 +55,27 @@ def test_the_window_does_not_depend_on_the_order_of_slices():
     assert inferer.find(image, Bright()) == inferer.find(image.flip(-1), Bright())
 
 
+@pytest.mark.parametrize("outer_only", [False, True])
+def test_slices_beyond_the_middle_are_searched_where_that_shows_no_heart(outer_only):
+    image = image_with_heart((60, 60), 20, 40)
+    if outer_only:
+        image[..., 3:5] = 0
+    network = Bright()
+    assert HeartWindowInferer((32, 32)).find(image, network) == (4, 24)
+    # Nine windows in the two middle slices, in all four only where those are empty; the last look is at four.
+    assert len(network.seen) == 9 * 2 + 9 * 4 * outer_only + 4
+
+
+def test_what_is_around_the_heart_is_searched_no_more():
+    image, network = image_with_heart((100, 120), 50, 60), Bright()
+    inferer = HeartWindowInferer((32, 32))
+    part = inferer.around_heart(image, network)
+    torch.testing.assert_close(part, image[:, 34:66, 44:76])
+    network.seen.clear()
+    assert inferer.find(part.flip(1), network) == (0, 0) and not network.seen
+    assert inferer.around_heart(image[:, :20, 40:60], network).shape == (1, 20, 20, 8)
+
+
 def test_small_images_are_padded():
     image = image_with_heart((20, 40), 10, 20)
     logits, seen = infer(image)
