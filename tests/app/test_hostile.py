@@ -177,6 +177,12 @@ ROWS = (
     Row("unknown scoring", "POST", "/scoring/other", 404, JSON, b"{}"),
     Row("unknown strategy", "POST", "/activelearning/other", 404, JSON, b"{}"),
     Row("batch inference into final labels", "POST", "/batch/infer/cardiac_cine", 400, JSON, b'{"label_tag": "final"}'),
+    # what the bar in OHIF calls
+    Row("phase made neither ED nor ES", "POST", "/cine/key?image={image}&key=EDV", 400),
+    Row("phase of nobody made ED", "POST", "/cine/key?image=../x&key=ED", 404),
+    Row("foreign origin chooses ED", "POST", "/cine/key?image={image}&key=ED", 403, {"Origin": "https://evil.example"}),
+    form("drawing saved for nobody", "POST", "/cine/save?image=../x", 404, about="{}", voxels=("v", b"x")),
+    form("drawing that is none", "POST", "/cine/save?image={image}", 400, about="[]", voxels=("v", b"x")),
     # closed
     Row("weights downloaded", "GET", MODEL, 404),
     form("weights replaced", "PUT", MODEL, 404, file=("model.pt", CANARY)),
