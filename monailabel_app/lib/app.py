@@ -85,8 +85,9 @@ class CardiacCineApp(MONAILabelApp):
         return {"label": path, "tag": ORIGINAL, "file": path, "params": params}
 
     def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """Segment many images; the stock task divides by the number of GPUs."""
-        return super().batch_infer({**request, "multi_gpu": False, "device": str(self.models.device)}, datastore)
+        """Segment many images, and leave what is drawn by hand; the stock task divides by the number of GPUs."""
+        own = {"asked": False, "multi_gpu": False, "device": str(self.models.device)}
+        return super().batch_infer(request | own, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Choose what to annotate next; clients download the image, so no path of the server is told."""

@@ -92,7 +92,7 @@ class CineSegmentation(CineTask):
         """Segment, measure and check; the masks are kept as "original" labels."""
         if not request.get("whole_cine") or cine.phases == 1:
             mask = segment_study(segmenter, phase_of(cine, entry.phase))[0][..., 0]
-            self.datastore.propose(entry.id, mask, source="model", model=model)
+            self.datastore.propose(entry.id, mask, asked=request.get("asked", True), source="model", model=model)
             return mask, {}
         given = answer(segmenter, cine)
         for each in self.datastore.phases_of(entry.case):

@@ -116,6 +116,19 @@ def test_a_whole_cine_is_segmented_at_once(app, monkeypatch):
     assert {"few_phases", "low_confidence"} <= {flag["code"] for flag in params["quality_flags"]}
 
 
+@pytest.mark.parametrize("request_", [{"asked": False}, {"whole_cine": True}])
+def test_what_is_drawn_by_hand_stays_where_many_phases_are_segmented(app, request_):
+    drawn = np.zeros(app.cine.array.shape[:3], np.uint8)
+    drawn[40:60, 40:60, 1] = LV
+    with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
+        write_for_viewer(drawn, app.cine.affine, Path(file.name))
+        app.datastore.save_label(ID, file.name, ORIGINAL, {"source": DRAWN})
+    mask, _ = ask(app.segmentation, **request_)
+    assert (mask != drawn).any()
+    np.testing.assert_array_equal(app.datastore.label_array(ID, ORIGINAL), drawn)
+    np.testing.assert_array_equal(ask(app.segmentation)[0], app.datastore.label_array(ID, ORIGINAL))
+
+
 def test_a_cancelled_cine_stops_and_leaves_nothing(app, monkeypatch):
     run = app.jobs.run
 
