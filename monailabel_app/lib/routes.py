@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from cardiac_cine.annotation.answers import numbers, write_for_viewer
 from cardiac_cine.annotation.labelmaps import mask_from_planes
+from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
 from cardiac_cine.labels import STRUCTURES
 from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore
@@ -53,10 +54,10 @@ def router(app: Any) -> APIRouter:
         """Tell what the bar shows of the phase that is displayed."""
         entry, tag = datastore.entry(image), datastore.standing(image)
         labelled, label = datastore.get_labeled_images(), datastore.labels.info(entry.id, tag)
-        # The flags of a whole cine, until its mask is changed; the numbers are those of now: other phases change them.
+        # Flags may be those of a whole cine, until the mask is changed; numbers are of now: other phases change them.
         result, now = datastore.get_image_info(entry.id).get("result") or {}, numbers(datastore, entry.id)
-        if label.get("source") == "model" and "quality_flags" in result:
-            now.pop("quality_flags", None)
+        if label.get("source") == "model" and label.get("model") == result.get("model"):
+            now.pop("quality_flags")
         return {
             "id": entry.id,
             "phase": entry.phase,
@@ -74,12 +75,14 @@ def router(app: Any) -> APIRouter:
     async def key(image: str, key: Literal["ED", "ES"]) -> dict[str, int]:
         """Make a phase end-diastole or end-systole; where it was the other, the two change places."""
         entry, other = datastore.entry(image), "ES" if key == "ED" else "ED"
-        phases = {e.key: e.phase for e in datastore.phases_of(entry.case) if e.key}
+        phases = {each.key: each.phase for each in datastore.phases_of(entry.case) if each.key}
+        if not phases:
+            raise InputError(f"{entry.id} is a cine's only phase: that is neither ED nor ES")
         if entry.key == other:
             phases[other] = phases[key]
         phases[key] = entry.phase
         datastore.set_key_phases(entry.case, phases["ED"], phases["ES"], "user")
-        return {key: phase + 1 for key, phase in phases.items()}
+        return {name: phase + 1 for name, phase in phases.items()}
 
     @routes.get("/cine/label")
     async def label(image: str, tag: str = FINAL) -> Response:

@@ -122,14 +122,24 @@ def test_flags_and_numbers_are_those_of_what_is_displayed(app, client):
     def flags():
         return [flag["code"] for flag in client.get(f"/cine/summary?image={ID}").json()["result"]["quality_flags"]]
 
-    told = {"quality_flags": [{"code": "low_confidence", "reason": "Of the whole cine."}]}
+    told = {"model": "m", "quality_flags": [{"code": "low_confidence", "reason": "Of the whole cine."}]}
     datastore.update_image_info(ID, {"result": told})
-    datastore.propose(ID, np.zeros_like(mask), source="model")
+    datastore.propose(ID, mask, source="model", model="m")
     assert flags() == ["low_confidence"]
+    datastore.propose(ID, mask, source="model", model="n")  # with another phase's cine
+    assert "low_confidence" not in flags()
     client.post(f"/cine/save?image={ID}&tag=original", **form)
     assert "low_confidence" not in flags() and "few_slices" in flags()
     volume = client.get(f"/cine/summary?image={ID}").json()["result"]["volumes_ml"]["lv_ml"]
     assert volume == pytest.approx((mask == 3).sum() * 3.0 * 2.5 * 15.0 / 1000)
+
+
+def test_an_only_phase_is_neither_ed_nor_es(app, client, monkeypatch):
+    only = SimpleNamespace(id=ID, case="P1", phase=0, key="")
+    monkeypatch.setattr(app.datastore(), "entry", lambda image: only)
+    monkeypatch.setattr(app.datastore(), "phases_of", lambda case: [only])
+    answer = client.post(f"/cine/key?image={ID}&key=ED")
+    assert (answer.status_code, answer.text) == (400, f"{ID} is a cine's only phase: that is neither ED nor ES")
 
 
 def test_a_person_says_which_phases_are_ed_and_es(app, client):
