@@ -165,6 +165,7 @@ def test_config_needs_little_beside_monai():
     assert {target for target in targets if "." in target} == {
         "cardiac_cine.training.amp_dtype",
         "cardiac_cine.inferers.HeartWindowInferer",
+        "cardiac_cine.postprocess.MostLikelyd",
         "cardiac_cine.postprocess.RepairAnatomyd",
         "cardiac_cine.transforms.RightHandedd",
     }

@@ -303,7 +303,8 @@ def test_training_and_inference_share_what_they_must():
     shared = [step for step in inference["postprocessing#transforms"] if step["_target_"] != "SaveImaged"]
     judged = evaluation["validate#postprocessing"]["transforms"]
     assert [step["_target_"] for step in judged] == [step["_target_"] for step in shared]
-    assert judged[-1] == shared[-1]
+    assert judged[-2:] == shared[-2:]
+    assert evaluation["min_basal_rv"] == inference["min_basal_rv"]
 
 
 def test_bad_data_are_listed_before_training_starts(small_training, phantom_acdc, tmp_path):

@@ -1,5 +1,7 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
+Of the probabilities the most likely label counts, but for an RV that is doubtful in its most basal slice.
+
 Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are, but for pixels of the LV that touch
 background or the RV: these become myocardium, so that the ring is closed. One that fails is replaced by the
 candidate that passes with the fewest pixels changed: islands and holes are cleared up, the wall is closed round the
@@ -21,6 +23,7 @@ from skimage.morphology import convex_hull_image, disk
 from cardiac_cine.anatomy import exposed_lv, slice_faults
 from cardiac_cine.geometry import spacing_mm as spacing_of
 from cardiac_cine.labels import BACKGROUND, LV, MYO, RV, STRUCTURE_IDS, check_mask
+from cardiac_cine.levels import base_is_first
 
 # Repairing a slice may cut a structure's last bridge to the next slice, which the next round clears up.
 _ROUNDS = 4
@@ -69,6 +72,33 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     return mask
 
 
+def most_likely(probabilities: np.ndarray, min_basal_rv: float) -> np.ndarray:
+    """Return the most likely label of every voxel, but no RV in its most basal slice where that is doubtful.
+
+    The RV's base moves by about a slice within a beat. Beyond it lie the atrium and the outflow tract, which look much
+    like it in one slice, so the network draws an RV there and is less sure of it than it is of one that the readers
+    drew.
+
+    Args:
+        probabilities: (4, x, y, z), background first.
+        min_basal_rv: mean probability that the RV's pixels in its most basal slice need to stay; 0 for no such rule.
+
+    Returns:
+        Label ids (x, y, z), uint8. The RV keeps one slice at least, and all where the base cannot be told, see
+        :func:`cardiac_cine.levels.base_is_first`.
+    """
+    mask = torch.from_numpy(probabilities).max(0).indices.numpy().astype(np.uint8)  # numpy's argmax takes twice as long
+    heart = largest_components(mask)
+    rv = heart == RV
+    slices = np.flatnonzero(rv.any(axis=(0, 1)))
+    first_is_base = base_is_first(heart)
+    if len(slices) > 1 and first_is_base is not None:
+        z = slices[0] if first_is_base else slices[-1]
+        if probabilities[RV, ..., z][rv[..., z]].mean() < min_basal_rv:
+            mask[..., z][mask[..., z] == RV] = BACKGROUND
+    return mask
+
+
 def largest_components(mask: np.ndarray) -> np.ndarray:
     """Keep each structure's largest component, voxels that share a corner being connected.
 
@@ -79,8 +109,9 @@ def largest_components(mask: np.ndarray) -> np.ndarray:
         A new mask, uint8.
     """
     kept = np.zeros(mask.shape, np.uint8)
-    for structure in STRUCTURE_IDS:
-        kept[_largest(mask == structure, _TWENTY_SIX)] = structure
+    for box in ndimage.find_objects((mask != BACKGROUND).astype(np.uint8)):  # one, or none where the mask is empty
+        for structure in STRUCTURE_IDS:
+            kept[box][_largest(mask[box] == structure, _TWENTY_SIX)] = structure
     return kept
 
 
@@ -120,6 +151,28 @@ def _cheapest(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 def _cost(candidate: np.ndarray, mask: np.ndarray) -> int:
     changed = candidate != mask
     return int(np.count_nonzero(changed) + _LOSS * np.count_nonzero(changed & (candidate == BACKGROUND)))
+
+
+class MostLikelyd(MapTransform):
+    """:func:`most_likely` as a dictionary transform from probabilities (4, x, y, z) to masks (1, x, y, z).
+
+    Args:
+        keys: of the probabilities.
+        min_basal_rv: see there.
+    """
+
+    def __init__(self, keys: KeysCollection, min_basal_rv: float) -> None:
+        super().__init__(keys)
+        self.min_basal_rv = min_basal_rv
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with masks in place of probabilities."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            found: MetaTensor = result[key]
+            mask = most_likely(found.cpu().numpy(), self.min_basal_rv)
+            result[key] = MetaTensor(torch.from_numpy(mask)[None], meta=found.meta)
+        return result
 
 
 class RepairAnatomyd(MapTransform):
