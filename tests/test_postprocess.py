@@ -6,7 +6,15 @@ from scipy import ndimage
 
 from cardiac_cine.anatomy import degenerated_slices, exposed_lv, slice_faults
 from cardiac_cine.labels import LV, MYO, RV, STRUCTURE_IDS
-from cardiac_cine.postprocess import MostLikelyd, RepairAnatomyd, largest_components, most_likely, repair, repair_slice
+from cardiac_cine.postprocess import (
+    MostLikelyd,
+    RepairAnatomyd,
+    largest_components,
+    most_likely,
+    repair,
+    repair_slice,
+    without_detached_slices,
+)
 
 SPACING = (1.5, 1.5, 8.0)
 
@@ -199,3 +207,31 @@ def test_probabilities_become_a_mask_of_their_grid():
     assert result["pred"].shape == (1, 40, 40, 6) and result["image"] == "untouched"
     torch.testing.assert_close(result["pred"].affine, affine)
     np.testing.assert_array_equal(result["pred"][0].numpy(), most_likely(a_heart(0.6), 0.85))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lv_and_wall_that_jump_aside_are_cleared_with_all_beyond(turned):
+    mask = np.stack([sound_slice()] * 6, axis=-1)
+    aside = np.roll(sound_slice(), 25, axis=1)
+    mask[..., 4] = mask[..., 5] = aside
+    mask = mask[..., :: -1 if turned else 1]
+    found = without_detached_slices(mask)
+    kept = slice(2, 6) if turned else slice(0, 4)
+    np.testing.assert_array_equal(found[..., kept], mask[..., kept])
+    gone = slice(0, 2) if turned else slice(4, 6)
+    assert not np.isin(found[..., gone], (LV, MYO)).any()
+    np.testing.assert_array_equal(found[..., gone] == RV, mask[..., gone] == RV)
+
+
+def test_slices_that_are_shifted_a_little_or_get_smaller_stay():
+    shifted = np.stack([np.roll(sound_slice(), step, axis=0) for step in (0, 4, 0, 4)], axis=-1)
+    np.testing.assert_array_equal(without_detached_slices(shifted), shifted)
+    apex = shifted.copy()
+    apex[..., 3] = 0
+    apex[36:44, 36:44, 3] = MYO
+    np.testing.assert_array_equal(without_detached_slices(apex), apex)
+    # One slice aside is for the repair of slices: the heart goes on beyond it.
+    between = np.stack([sound_slice()] * 5, axis=-1)
+    between[..., 3] = np.roll(sound_slice(), 25, axis=1)
+    np.testing.assert_array_equal(without_detached_slices(between), between)
+    assert not without_detached_slices(np.zeros((4, 4, 3), np.uint8)).any()

@@ -1,6 +1,7 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
-Of the probabilities the most likely label counts, but for an RV that is doubtful in its most basal slice.
+Of the probabilities the most likely label counts, but for an RV that is doubtful in its most basal slice. LV and MYO
+go on from slice to slice; where they jump aside, they are cleared.
 
 Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are, but for pixels of the LV that touch
 background or the RV: these become myocardium, so that the ring is closed. One that fails is replaced by the
@@ -18,6 +19,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 from skimage.morphology import convex_hull_image, disk
 
 from cardiac_cine.anatomy import exposed_lv, slice_faults
@@ -33,6 +35,8 @@ _SMOOTHING_MM = (1.5, 3.0, 6.0, 12.0)
 _LOSS = 1
 # Tidying that costs more than this share of a slice has lost the heart.
 _TIDY = 0.5
+# How far slices may be apart, and how much they share, to belong together. ACDC's experts' slices share 0.39 and more.
+_NEAR, _SHARED = 2, 0.35
 _EIGHT = np.ones((3, 3), bool)
 _TWENTY_SIX = np.ones((3, 3, 3), bool)
 
@@ -46,14 +50,15 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
     Returns:
         A new mask, uint8, of the same shape. Slices that pass the criteria change only where they hold an island in
-        three dimensions, or where the LV touches background or the RV. An empty mask stays empty. In rare cases a slice
+        three dimensions, where LV and MYO lie beside those of the next slice, or where the LV touches background or the
+        RV. An empty mask stays empty. In rare cases a slice
         is beyond repair after all rounds and is cleared.
 
     Raises:
         ValueError: ``mask`` is not a 3D integer array of ids 0-3.
     """
     check_mask(mask, 3)
-    mask = mask.astype(np.uint8)
+    mask = without_detached_slices(largest_components(mask))
     in_plane_mm = (float(spacing_mm[0]), float(spacing_mm[1]))
     passed: dict[int, np.ndarray] = {}
     for attempt in itertools.count():
@@ -113,6 +118,38 @@ def largest_components(mask: np.ndarray) -> np.ndarray:
         for structure in STRUCTURE_IDS:
             kept[box][_largest(mask[box] == structure, _TWENTY_SIX)] = structure
     return kept
+
+
+def without_detached_slices(mask: np.ndarray) -> np.ndarray:
+    """Clear LV and MYO at an end of the heart where they lie beside the rest, as where they are seen in the RV's apex.
+
+    Slices next to each other, or with one between them, belong together where ``_SHARED`` of the smaller one's LV and
+    MYO lies over the other's. What is beyond the largest part that belongs together is cleared.
+
+    Args:
+        mask: integer labels 0-3, (x, y, z).
+
+    Returns:
+        A new mask, uint8.
+    """
+    mask = mask.astype(np.uint8)
+    heart = (mask == LV) | (mask == MYO)
+    areas = heart.sum(axis=(0, 1))
+    slices = np.flatnonzero(areas)
+    if not len(slices):
+        return mask
+    together = [
+        [
+            abs(a - b) <= _NEAR and np.count_nonzero(heart[..., a] & heart[..., b]) >= _SHARED * min(areas[a], areas[b])
+            for a in slices
+        ]
+        for b in slices
+    ]
+    _, part = connected_components(np.array(together))
+    kept = slices[part == np.bincount(part, weights=areas[slices]).argmax()]
+    for z in slices[(slices < kept[0]) | (slices > kept[-1])]:
+        mask[..., z][heart[..., z]] = BACKGROUND
+    return mask
 
 
 def repair_slice(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
