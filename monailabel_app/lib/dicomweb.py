@@ -45,11 +45,11 @@ def router(app: Any) -> APIRouter:
     """Return ``/proxy/dicom``. The guard gives each request a thread of its own, so these routes may block."""
     routes = APIRouter(prefix="/proxy/dicom", include_in_schema=False)
     session = requests.Session()
-    user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-    session.auth = (user, password) if user and password else None
 
     def fetch(kind: str, path: str, accept: str, query: list[tuple[str, str]]) -> requests.Response:
         prefix = settings.MONAI_LABEL_QIDO_PREFIX if kind == "qido" else settings.MONAI_LABEL_WADO_PREFIX
+        user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        session.auth = (user, password) if user and password else None
         url = "/".join(part.strip("/") for part in (app.studies, prefix or "", path) if part)
         wanted = {"Accept": accept}
         try:
