@@ -5,6 +5,8 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from cardiac_cine.anatomy import degenerated_slices, exposed_lv, slice_faults
+from cardiac_cine.datasets import acdc
+from cardiac_cine.images import read_label
 from cardiac_cine.labels import LV, MYO, RV, STRUCTURE_IDS
 from cardiac_cine.postprocess import (
     MostLikelyd,
@@ -235,3 +237,10 @@ def test_slices_that_are_shifted_a_little_or_get_smaller_stay():
     between[..., 3] = np.roll(sound_slice(), 25, axis=1)
     np.testing.assert_array_equal(without_detached_slices(between), between)
     assert not without_detached_slices(np.zeros((4, 4, 3), np.uint8)).any()
+
+
+@pytest.mark.acdc
+def test_no_slice_that_an_expert_drew_is_beside_the_rest(acdc_dir):
+    for case in acdc.scan(acdc_dir)[0].cases:
+        drawn = read_label(case.label).array.astype(np.uint8)
+        np.testing.assert_array_equal(without_detached_slices(drawn), drawn, err_msg=case.name)

@@ -1,7 +1,7 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
 Of the probabilities the most likely label counts, but for an RV that is doubtful in its most basal slice. LV and MYO
-go on from slice to slice; where they jump aside, they are cleared.
+that lie beside the rest at an end of the heart are cleared.
 
 Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are, but for pixels of the LV that touch
 background or the RV: these become myocardium, so that the ring is closed. One that fails is replaced by the
@@ -50,9 +50,9 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
     Returns:
         A new mask, uint8, of the same shape. Slices that pass the criteria change only where they hold an island in
-        three dimensions, where LV and MYO lie beside those of the next slice, or where the LV touches background or the
-        RV. An empty mask stays empty. In rare cases a slice
-        is beyond repair after all rounds and is cleared.
+        three dimensions, where LV and MYO lie beside the rest at an end of the heart, or where the LV touches
+        background or the RV. An empty mask stays empty. In rare cases a slice is beyond repair after all rounds and is
+        cleared.
 
     Raises:
         ValueError: ``mask`` is not a 3D integer array of ids 0-3.

@@ -53,7 +53,7 @@ def router(app: Any) -> APIRouter:
     async def summary(image: str) -> dict[str, Any]:
         """Tell what the bar shows of the phase that is displayed."""
         entry, tag = datastore.entry(image), datastore.standing(image)
-        labelled, label = datastore.get_labeled_images(), datastore.labels.info(entry.id, tag)
+        labelled, label = datastore.labels.all(FINAL), datastore.labels.info(entry.id, tag)
         # Flags may be those of a whole cine, until the mask is changed; numbers are of now: other phases change them.
         result, now = datastore.get_image_info(entry.id).get("result") or {}, numbers(datastore, entry.id)
         if label.get("source") == "model" and label.get("model") == result.get("model"):
