@@ -7,9 +7,8 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the annotation server's packages (make app)")
 
-from app.viewer import PHASES, Viewer, chromium, ward, write_phantom
+from app.viewer import PHASES, Viewer, chromium, read_study, ward, write_phantom
 from cardiac_cine.dicom_seg import read_seg
-from cardiac_cine.studies import find_studies
 
 LAYOUTS = ("phase_major", "slice_major", "reversed")
 
@@ -37,8 +36,7 @@ def viewer(site):
 @pytest.fixture(params=LAYOUTS)
 def case(request, folder):
     """One study as read from its files, for what ought to be displayed."""
-    [study] = [each for each in find_studies(folder / "studies").studies if each.name == request.param]
-    return study.read()
+    return read_study(folder, request.param)
 
 
 def _completed(site):

@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the annotation server's packages (make app)")
 
-from app.viewer import PHASES, Viewer, chromium, ward, write_phantom
-from cardiac_cine.studies import find_studies
+from app.viewer import PHASES, Viewer, chromium, read_study, ward, write_phantom
 
 NAMES = ("first", "second")
 
@@ -42,8 +41,7 @@ def viewer(browser, site):
 
 @pytest.fixture(scope="module")
 def case(folder):
-    [study] = [each for each in find_studies(folder / "studies").studies if each.name == NAMES[0]]
-    return study.read()
+    return read_study(folder, NAMES[0])
 
 
 def _wait_until_held(viewer, held):

@@ -6,12 +6,11 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the annotation server's packages (make app)")
 
-from app.viewer import Viewer, chromium, ward
+from app.viewer import Viewer, chromium, read_study, ward
 from cardiac_cine.cine_files import read_cine
 from cardiac_cine.datasets.phantom_dicom import Series, Study, write_series
 from cardiac_cine.dicom_seg import read_seg
 from cardiac_cine.labels import STRUCTURES
-from cardiac_cine.studies import find_studies
 from monailabel_app.lib.datastore import CineDatastore
 from monailabel_app.lib.sources import open_source
 from monailabel_app.lib.state import State
@@ -52,8 +51,7 @@ def viewer(site):
 
 @pytest.fixture(params=LAYOUTS)
 def case(request, folder):
-    [study] = [each for each in find_studies(folder / "studies").studies if each.name == request.param]
-    return study.read()
+    return read_study(folder, request.param)
 
 
 def _dice(a, b, label):

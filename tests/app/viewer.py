@@ -20,6 +20,7 @@ from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom import render
 from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.datasets.phantom_spec import PhantomSpec
+from cardiac_cine.studies import find_studies
 
 IDS = {"rv": 1, "myo": 2, "lv": 3}
 PHASES = 4  # of the phantoms
@@ -116,6 +117,12 @@ def write_phantom(folder: Path, name: str, seed: int, layout: str = "phase_major
         rv_edv_ml=90.0, lv_mass_g=80.0, centre_mm=(-8.0, -4.0), seed=seed,
     )  # fmt: skip
     write_dicom(render(spec), folder / "studies" / name, layout=layout, patient_id=name, seed=seed)
+
+
+def read_study(folder: Path, name: str) -> Cine:
+    """Return one of the studies below ``folder``/studies, for what ought to be displayed."""
+    [study] = [each for each in find_studies(folder / "studies").studies if each.name == name]
+    return study.read()
 
 
 @contextlib.contextmanager
