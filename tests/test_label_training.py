@@ -384,8 +384,9 @@ def test_killed_at_any_moment_nothing_is_lost_and_the_next_training_works(place,
 
 
 def start(place: Place) -> subprocess.Popen:
-    """Start an endless training in a process of its own, as the server does."""
+    """Start a training that would go on for minutes in a process of its own, as the server does."""
     given = [str(path) for path in (place.phantoms, place.root, place.lock.lock_file, place.bundle)]
-    given += [json.dumps(OVERRIDES), json.dumps(asdict(replace(QUICK, max_epochs=10_000)))]
+    # Without patience it would end by itself after ten validations that do not gain, within seconds on a fast machine.
+    given += [json.dumps(OVERRIDES | {"patience": None}), json.dumps(asdict(replace(QUICK, max_epochs=10_000)))]
     environment = os.environ | {"PYTHONPATH": str(BUNDLE), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen([sys.executable, "-c", CHILD, *given], env=environment, stderr=subprocess.PIPE)
