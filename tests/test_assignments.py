@@ -18,6 +18,16 @@ def test_nothing_is_held_to_begin_with(path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"held": {"a": {"x": 1}}, "skipped": {}}'])
+def test_what_cannot_be_read_holds_nothing_and_stops_nobody(path, caplog, content):
+    path.write_text(content)
+    assert read(path) == Assignments()
+    assert "assignments.json: not readable" in caplog.text
+    with opened(path, nullcontext()) as book:
+        book.take("ann", "a", "a_ED")
+    assert set(read(path).held) == {"a"}
+
+
 def test_what_is_taken_and_skipped_is_read_back(path):
     with opened(path, nullcontext()) as book:
         book.take("ann", "a", "a_ED")

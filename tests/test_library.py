@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 
@@ -186,6 +187,39 @@ def test_labels_survive_that_a_study_comes_between(studies, library, tmp_path):
     assert len(again.entries(all_phases=True)) == 12
     np.testing.assert_array_equal(again.label_array("PHANTOM_phase01", FINAL), mask)
     assert again.entry("PHANTOM_phase01").study_uid == library.entry("PHANTOM_phase01").study_uid
+
+
+def test_a_label_counts_on_the_voxels_it_was_drawn_on(studies, tmp_path, caplog):
+    path = studies / "nifti" / "one_4d.nii.gz"
+    library = open_library(studies, tmp_path / "state")
+    for image_id, tag in (("one_4d_phase01", FINAL), ("one_4d_phase02", ORIGINAL), ("PHANTOM_phase01", FINAL)):
+        library.save(image_id, label_file(library, image_id, tmp_path)[1], tag, {})
+    first = library.label_array("one_4d_phase01", FINAL)
+    # Copied or restored, a file is younger and the same.
+    os.utime(path, ns=(0, 0))
+    assert set(open_library(studies, tmp_path / "state").labels.all(FINAL)) == {"one_4d_phase01", "PHANTOM_phase01"}
+    before, image = path.read_bytes(), nib.load(path)
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[:, :, :-1], image.affine), path)
+    # Seen by whoever reads the images, without another start.
+    assert library.cine("one_4d").array.shape[2] == first.shape[2] - 1
+    for seen in (library, open_library(studies, tmp_path / "state")):
+        assert set(seen.labels.all(FINAL)) == {"PHANTOM_phase01"} and not seen.labels.all(ORIGINAL)
+        assert seen.label_array("one_4d_phase01", FINAL) is None and seen.standing("one_4d_phase02") == ""
+        problem = "one_4d: 2 of its labels were drawn on other images than it has now; they are kept and not used"
+        assert seen.problems == [problem]
+    assert problem in caplog.text
+    library.save("one_4d_phase01", label_file(library, "one_4d_phase01", tmp_path)[1], FINAL, {})
+    assert library.problems == [problem] and library.label_array("one_4d_phase01", FINAL).shape[2] == first.shape[2] - 1
+    library.labels.remove("one_4d_phase01", FINAL)
+    path.write_bytes(before)
+    library.refresh()
+    assert library.problems == [] and set(library.labels.all(ORIGINAL)) == {"one_4d_phase02"}
+
+
+def test_a_study_that_goes_away_takes_its_images_along(studies, library):
+    (studies / "nifti" / "one_4d.nii.gz").unlink()
+    with pytest.raises(InputError, match="there is no case 'one_4d'"):
+        library.image_path("one_4d_phase01")
 
 
 def test_facts_are_kept_with_an_image(library):

@@ -7,7 +7,7 @@ from cardiac_cine.annotation.phase_images import ID_PATTERN, entries_of, name_ca
 
 
 def listed(identity="i", name="a", phases=4):
-    return Listed(identity, name, "patient", "NOR", phases, "v", lambda: None)
+    return Listed(identity, name, "patient", "NOR", phases, "v", lambda: None, lambda: "v", lambda: "d")
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,11 @@ def test_writers_do_not_lose_each_others_values(records, tmp_path):
     assert len(records.get("a")) == 15
 
 
-def test_what_is_no_json_is_left_out(records, tmp_path):
+def test_what_is_no_json_is_left_out_and_logged(records, tmp_path, caplog):
     records.put("good", {"x": 1})
     (tmp_path / "records" / "half.json").write_text('{"x": ')
     assert records.all() == {"good": {"x": 1}}
+    assert "half.json: not readable as JSON" in caplog.text
 
 
 def test_clean_removes_what_was_never_finished(tmp_path):

@@ -1,6 +1,8 @@
 """The app: one place where datastore, models, tasks and strategies meet MONAI Label."""
 
+import logging
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import cardiac_cine
 from cardiac_cine.annotation.answers import numbers
 from cardiac_cine.annotation.jobs import Jobs
 from cardiac_cine.annotation.model_versions import ModelVersions
+from cardiac_cine.annotation.training_runs import end_with_parent
 from cardiac_cine.weights import sha256
 from monailabel_app.lib import access, guard, scoring, state, strategies
 from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
@@ -22,8 +25,12 @@ from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propa
 from monailabel_app.lib.sources import open_source
 from monailabel_app.lib.training import CineTraining
 
+logger = logging.getLogger(__name__)
+
 BUNDLE = Path(cardiac_cine.__file__).resolve().parents[1]
 NAME = "cardiac_cine"
+# What the server starts for training, scoring and batch inference.
+_CHILD = "monailabel.interfaces.utils.app"
 _SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -31,6 +38,8 @@ class CardiacCineApp(MONAILabelApp):
     """Annotation of short-axis cines. Conf keys: state_dir, token, origins, phases, device, train_overrides."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        if getattr(sys.modules["__main__"].__spec__, "name", "") == _CHILD:
+            end_with_parent()  # a training must not outlive the server and publish
         os.environ.pop("MONAI_LABEL_CORS_ORIGINS", None)  # read by now; MONAI Label's child processes fail with it
         settings.MONAI_LABEL_SESSIONS = False  # sessions unpack uploaded archives, which nothing here needs
         self.state = state.State.of(studies, conf.get("state_dir", ""))
@@ -98,9 +107,13 @@ class CardiacCineApp(MONAILabelApp):
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Let others have the case; return its numbers, which Slicer shows as details of the saved label."""
-        image_id = self._datastore.resolve(image_id)
-        self.state.worklist.release(image_id)
-        return numbers(self._datastore, image_id)
+        try:
+            image_id = self._datastore.resolve(image_id)
+            self.state.worklist.release(image_id)
+            return numbers(self._datastore, image_id)
+        except Exception:  # the label is saved, whatever fails after it
+            logger.exception("%s: no numbers of the saved label", image_id)
+            return {}
 
     def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
         """Do nothing where the stock app asks for scores: the server recomputes them when the model has changed."""

@@ -11,10 +11,11 @@ from conftest import REPO
 
 @dataclass(frozen=True)
 class Place:
-    """A running server's address and the folder that holds its state and its log."""
+    """A running server's address, the folder that holds its state and its log, and its process."""
 
     url: str
     root: Path
+    pid: int
 
     @property
     def state(self) -> Path:
@@ -52,4 +53,4 @@ def started(root: Path, studies: Path | str, *, conf=None, token="", arguments=(
             arguments += ["--conf", key, value if isinstance(value, str) else json.dumps(value)]
     arguments += ["--studies", str(studies)]
     with serving(arguments, root / "log", module=module, **environment) as server:
-        yield Place(server.url, root)
+        yield Place(server.url, root, server.process.pid)

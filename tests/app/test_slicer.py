@@ -6,6 +6,8 @@ MONAILabel.py of MONAI Label 0.8.5 does it, and in the last test by that file it
 
 import itertools
 import json
+import os
+import signal
 import sys
 import sysconfig
 import time
@@ -27,6 +29,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 pytest.importorskip("monailabel", reason="needs the annotation server's packages (make app)")
 
 from app.servers import started
+from cardiac_cine.annotation.training_runs import is_owned
 from cardiac_cine.labels import LV, MYO, RV
 
 PLUGIN = Path(sysconfig.get_path("data")) / "monailabel" / "plugins" / "slicer" / "MONAILabel"
@@ -300,13 +303,17 @@ def test_a_wrong_segment_is_refused_in_words(slicer):
     assert "the label holds the segment 'atrium', expected one of rv, myo, lv" in refused.value.msg
 
 
-def test_a_training_can_be_stopped(slicer, studies):
+def label_every_ed(slicer, studies):
     for image_id, known in slicer("datastore")["objects"].items():
         sample = {"id": image_id, **known["image"]["info"]}
         if sample["key"] == "ED":
             truth = reference(studies, sample)
             drawn = {"rv": truth == RV, "myo": truth == MYO, "lv": truth == LV}
             slicer.save_label(sample, drawn, like=sitk.ReadImage(str(slicer.download(sample))))
+
+
+def test_a_training_can_be_stopped(slicer, studies):
+    label_every_ed(slicer, studies)
     slicer("train_start", "cardiac_cine", slicer.options("trainers", "cardiac_cine") | {"publish": False})
     end = time.monotonic() + 120
     while (info := slicer("info"))["train_stats"]["cardiac_cine"].get("status") != "running" and time.monotonic() < end:
@@ -320,6 +327,23 @@ def test_a_training_can_be_stopped(slicer, studies):
         time.sleep(0.1)  # until the system has ended the process
     assert info["train_stats"]["cardiac_cine"]["status"] == "interrupted"
     assert shown(info)["accuracy"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends it")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_training_ends_with_the_server(pool, studies, tmp_path, how):
+    with started(tmp_path, studies / "studies", conf={"train_overrides": QUICK}) as place:
+        slicer = Slicer(pool, place.url, tmp_path)
+        label_every_ed(slicer, studies)
+        slicer("train_start", "cardiac_cine", slicer.options("trainers", "cardiac_cine"))
+        end = time.monotonic() + 120
+        while not (runs := [*filter(is_owned, place.state.glob("training/*"))]) and time.monotonic() < end:
+            time.sleep(0.1)
+        [run] = runs
+        os.kill(place.pid, how)
+        while is_owned(run) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not is_owned(run) and not (run / "result.json").exists()
 
 
 def test_scores_are_computed_beside(slicer):

@@ -1,6 +1,7 @@
 """Who annotates what: cases that are held for a while by one person, and images that somebody has skipped."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cardiac_cine.files import write_json
+from cardiac_cine.annotation.records import write_record
+
+logger = logging.getLogger(__name__)
 
 HOLD_SECONDS = 60 * 60
 
@@ -50,9 +53,14 @@ class Assignments:
 
 
 def read(path: Path) -> Assignments:
-    """Read assignments, without holds that are over; empty where there is no file."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"held": {}, "skipped": {}}
-    found = Assignments({case: Hold(**hold) for case, hold in content["held"].items()}, content["skipped"])
+    """Read assignments, without holds that are over; empty where there is no file, or none that can be read."""
+    found = Assignments()
+    if path.exists():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = Assignments({case: Hold(**hold) for case, hold in content["held"].items()}, content["skipped"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.warning("%s: not readable (%s), so nobody holds or has skipped anything", path, error)
     found.free(lambda hold: hold.until <= time.time())
     return found
 
@@ -63,4 +71,4 @@ def opened(path: Path, lock: AbstractContextManager) -> Iterator[Assignments]:
     with lock:
         found = read(path)
         yield found
-        write_json(asdict(found), path)
+        write_record(asdict(found), path)

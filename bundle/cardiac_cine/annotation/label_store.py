@@ -5,7 +5,7 @@ it is. The latter is replaced last and in one step, so that a process may be kil
 before is current or the new one, and what was saved before is there.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_IDS, check_mask
 
 # What the store itself says of a label.
-_OWN = ("name", "utc", "ts", "covers")
+_OWN = ("name", "utc", "ts", "covers", "of")
 
 
 class LabelStore:
@@ -29,10 +29,18 @@ class LabelStore:
         folder: made where missing.
         lock: held while writing; reentrant, and the same for all processes.
         tags: the kinds of label, each image has at most one of each.
+        counts: tells of an image and what is known of its label whether that is still its label; one that is not stays
+            where it is and is as good as none.
     """
 
-    def __init__(self, folder: Path, lock: AbstractContextManager, tags: Sequence[str]) -> None:
-        self._folder, self._lock, self.tags = folder, lock, tuple(tags)
+    def __init__(
+        self,
+        folder: Path,
+        lock: AbstractContextManager,
+        tags: Sequence[str],
+        counts: Callable[[str, Mapping[str, Any]], bool] = lambda name, record: True,
+    ) -> None:
+        self._folder, self._lock, self.tags, self._counts = folder, lock, tuple(tags), counts
         self._current = {tag: Records(folder / tag, lock) for tag in tags}
         with lock:
             clean(folder)
@@ -68,11 +76,17 @@ class LabelStore:
 
     def all(self, tag: str) -> Mapping[str, Mapping[str, Any]]:
         """Return image to what is known of its label, as of now and for reading only; {} for an unknown tag."""
+        known = self.stored(tag)
+        return {name: record for name, record in known.items() if self._counts(name, record)}
+
+    def stored(self, tag: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return the same with labels that do not count."""
         return self._current[tag].all() if tag in self.tags else {}
 
     def info(self, name: str, tag: str) -> dict[str, Any]:
         """Return what is known of a label, {} where there is none."""
-        return self._current[tag].get(name) if tag in self.tags else {}
+        known = self._current[tag].get(name) if tag in self.tags else {}
+        return known if known and self._counts(name, known) else {}
 
     def update(self, name: str, tag: str, info: Mapping[str, Any], version: str = "") -> None:
         """Keep more with a label, with this version of it where one is named; what the store says stays."""

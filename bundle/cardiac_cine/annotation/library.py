@@ -7,7 +7,7 @@ are measured in.
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -125,7 +125,7 @@ class Library:
 
     def __init__(self, source: Source, root: Path, lock: AbstractContextManager, all_phases: bool = False) -> None:
         self.source, self.problems = source, list[str]()
-        self.labels = LabelStore(root / "labels", lock, TAGS)
+        self.labels = LabelStore(root / "labels", lock, TAGS, self._is_of_these_images)
         self._root, self._lock, self._all_phases = root, lock, all_phases
         self._about, self._cases = Records(root / "images", lock), Records(root / "cases", lock)
         self._taken = Records(root / "labels" / "taken", lock)
@@ -133,6 +133,7 @@ class Library:
         self._exchanging = FileLock(root / "labels" / ".exchange", timeout=_EXCHANGE_SECONDS)
         self._listed: dict[str, Listed] = {}
         self._places: dict[str, tuple[str, int | None]] = {}
+        self._digests: dict[str, str] = {}
         self._cines: OrderedDict[str, tuple[str, Cine]] = OrderedDict()
         self._reading, self._refreshing, self._refreshed = threading.Lock(), threading.Lock(), 0.0
         with lock:
@@ -158,8 +159,12 @@ class Library:
                     places |= {plane.header.series_uid: (case, None) for row in cine.stack.grid.planes for plane in row}
             places.pop("", None)
             self._listed, self._places = cases, places
+            problems = problems + self._compare_labels()
             if self.source.remote:
                 problems = problems + self._exchange()
+            for problem in problems:
+                if problem not in self.problems:
+                    logger.warning("%s", problem)
             self.problems, self._refreshed = problems, time.monotonic()
 
     def refresh_when_old(self) -> None:
@@ -225,6 +230,40 @@ class Library:
         """Return the cine of an image as it is listed."""
         return self._listed[self.entry(image_id).case]
 
+    def _as_it_is_now(self, case: str) -> Listed:
+        """Return a cine as it is listed, after another look at the source where its files have changed."""
+        if case in self._listed and self._listed[case].look() != self._listed[case].version:
+            self.refresh()
+        self.phases_of(case)
+        return self._listed[case]
+
+    def _digest(self, case: str) -> str:
+        """Return what tells a cine's voxels from others, kept for as long as its files stay the same."""
+        listed, kept = self._listed[case], self._cases.all().get(case, {}).get("digest", {})
+        if kept.get("version") != listed.version:
+            kept = {"version": listed.version, "value": listed.digest()}
+            self._cases.update(case, digest=kept)
+        self._digests[case] = kept["value"]
+        return kept["value"]
+
+    def _is_of_these_images(self, image_id: str, record: Mapping[str, Any]) -> bool:
+        """Say whether a label was drawn on the voxels that its image has now; labels of before that was kept are."""
+        case, _ = self._places.get(image_id, ("", None))
+        return "of" not in record or case not in self._digests or record["of"] == self._digests[case]
+
+    def _compare_labels(self) -> list[str]:
+        """See which labels were drawn on other voxels than their images have now; return a sentence for each case."""
+        others: Counter[str] = Counter()
+        for name, record in (label for tag in TAGS for label in self.labels.stored(tag).items()):
+            case, _ = self._places.get(name, ("", None))
+            if case and "of" in record:
+                others[case] += self._digest(case) != record["of"]
+        return [
+            f"{case}: {count} of its labels were drawn on other images than it has now; they are kept and not used"
+            for case, count in others.items()
+            if count
+        ]
+
     def instances(self, image_id: str) -> tuple[tuple[str, str, int | None], ...]:
         """Return SOP instance UID, series UID and frame number of each slice of a phase; () where not from DICOM."""
         entry, stack = self.entry(image_id), self.listed(image_id).stack
@@ -233,9 +272,8 @@ class Library:
 
     def cine(self, case: str) -> Cine:
         """Return a whole cine; the last ones are held."""
-        self.phases_of(case)
+        listed = self._as_it_is_now(case)
         with self._reading:
-            listed = self._listed[case]
             version, cine = self._cines.pop(case, ("", None))
             if cine is None or version != listed.version:
                 cine = replace(listed.read(), name=case)
@@ -254,8 +292,9 @@ class Library:
 
     def image_path(self, image_id: str) -> Path:
         """Return a phase as a NIfTI file with the cine's voxels and affine, written when it is first asked for."""
+        version = self._as_it_is_now(self.entry(image_id).case).version
         entry = self.entry(image_id)
-        path, version = self._root / "images" / f"{entry.id}.nii.gz", self._listed[entry.case].version
+        path = self._root / "images" / f"{entry.id}.nii.gz"
         if not path.exists() or self._about.get(entry.id).get("version") != version:
             cine = self.cine(entry.case)
             with self._lock:
@@ -292,7 +331,7 @@ class Library:
         mask = read_mask(path, grid, segments)
         named = {label for segment in segments if (label := structure_id(str(segment.get("name"))))}
         about = {"utc": "", "SeriesInstanceUID": "", "covers": coverage(mask, named, info.get("slices"))}
-        self.labels.save(entry.id, mask, grid.affine, tag, {**info, **about})
+        self.labels.save(entry.id, mask, grid.affine, tag, {**info, **about, "of": self._digest(entry.case)})
         if tag == FINAL and self.source.remote:
             self._push(entry)
         return entry.id
@@ -330,7 +369,8 @@ class Library:
         entry = self.entry(image_id)
         if asked or not self.by_hand(entry.id):
             affine = self.cine(entry.case).affine
-            self.labels.save(entry.id, mask, affine, ORIGINAL, {**info, "covers": coverage(mask)})
+            about = {"covers": coverage(mask), "of": self._digest(entry.case)}
+            self.labels.save(entry.id, mask, affine, ORIGINAL, {**info, **about})
 
     def annotated(self, image_id: str, tag: str) -> Annotated:
         """Return what a label covers, nothing where there is none."""
@@ -361,7 +401,7 @@ class Library:
                 entries, affine = self.phases_of(case), label.affine
                 for phase, mask in label.masks.items():
                     info = {"source": "archive", "SeriesInstanceUID": label.series_uid, "utc": label.utc}
-                    about = {**info, "covers": coverage(mask)}
+                    about = {**info, "covers": coverage(mask), "of": self._digest(case)}
                     self.labels.save(entries[phase].id, mask, affine, FINAL, about)
                 self._taken.put(label.series_uid, {"problem": label.problem})
             for image_id in [*self.labels.all(FINAL)]:

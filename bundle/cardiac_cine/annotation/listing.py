@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import nibabel as nib
@@ -35,8 +35,11 @@ class Listed:
             with.
         group: pathology, "" where unknown.
         phases: how many.
-        version: what it is made of now; another value is another cine under the same identity.
+        version: what it is made of as it is listed; another value may be another cine under the same identity.
         read: reads and checks it; raises InputError.
+        look: returns the version as of now, "" where it is gone.
+        digest: returns what tells its voxels from others, wherever they lie, "" where they cannot be read; takes as
+            long as reading them.
         stack: its DICOM images, None for other formats.
     """
 
@@ -47,6 +50,8 @@ class Listed:
     phases: int
     version: str
     read: Callable[[], Cine]
+    look: Callable[[], str]
+    digest: Callable[[], str]
     stack: Stack | None = None
 
 
@@ -78,20 +83,23 @@ def from_stack(stack: Stack, read: Callable[[], Cine] | None = None) -> Listed:
     """Return the entry of a DICOM study, read by ``read`` or by the stack itself."""
     header, planes = stack.header, [plane for row in stack.grid.planes for plane in row]
     uids = "/".join(f"{plane.header.sop_instance_uid}.{plane.frame_number}" for plane in planes)
+    version = sha256(uids.encode()).hexdigest()[:16]
     return Listed(
         identity=header.study_uid,
         name=stack.name,
         patient=header.patient.id or header.study_uid,
         group="",
         phases=len(stack.grid.planes[0]),
-        version=sha256(uids.encode()).hexdigest()[:16],
+        version=version,
         read=read or stack.read,
+        look=lambda: version,
+        digest=lambda: version,
         stack=stack,
     )
 
 
 def _from_file(study: Study, patient: str, root: Path) -> Listed:
-    info, stat = study.source.parent / "Info.cfg", study.source.stat()
+    info = study.source.parent / "Info.cfg"
     group = _GROUP.search(info.read_text(errors="replace")) if info.is_file() else None
     return Listed(
         identity=study.source.relative_to(root).as_posix(),
@@ -99,9 +107,31 @@ def _from_file(study: Study, patient: str, root: Path) -> Listed:
         patient=patient,
         group=group[1] if group else "",
         phases=_phases(study.source),
-        version=f"{stat.st_mtime_ns}-{stat.st_size}",
+        version=_version(study.files),
         read=study.read,
+        look=lambda: _version(study.files),
+        digest=lambda: _digest(study.files),
     )
+
+
+def _version(files: Sequence[Path]) -> str:
+    """Return times and sizes of files, "" where one cannot be looked at."""
+    try:
+        return "/".join(f"{stat.st_mtime_ns}-{stat.st_size}" for stat in map(Path.stat, files))
+    except OSError:
+        return ""
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Return a digest of what files hold, "" where one cannot be read."""
+    found = sha256()
+    try:
+        for path in files:
+            with path.open("rb") as stream:
+                found.update(file_digest(stream, "sha256").digest())
+    except OSError:
+        return ""
+    return found.hexdigest()[:16]
 
 
 def _phases(path: Path) -> int:

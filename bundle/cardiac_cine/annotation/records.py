@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import shutil
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_cine import files
+
+logger = logging.getLogger(__name__)
 
 # A time stamp moves in steps of the kernel's clock: one this young may hide a change that follows.
 _YOUNG_NS = 50_000_000
@@ -42,7 +45,10 @@ class Records:
                         mark = (item.stat().st_mtime_ns, item.inode())
                         old = known.get(item.name, (None, {}))
                         record = old[1] if old[0] == mark else json.loads(Path(item.path).read_text(encoding="utf-8"))
-                    except (OSError, ValueError):
+                    except FileNotFoundError:  # removed since the folder was read
+                        continue
+                    except (OSError, ValueError) as error:
+                        logger.warning("%s: not readable as JSON (%s), and so taken for none", item.path, error)
                         continue
                     found[item.name] = (mark if now - mark[0] > _YOUNG_NS else None, record)
             known, self._cache = found, (stamp if now - stamp > _YOUNG_NS else None, found)

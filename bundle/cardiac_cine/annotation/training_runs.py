@@ -158,9 +158,14 @@ def mean_dice(segmenter: Segmenter, cases: Iterable[Case]) -> float:
     return float(np.mean(means)) if means else math.nan
 
 
-def _background() -> None:
-    """Run in the child: a process group of its own, at low priority, that dies with its parent."""
-    os.setsid()
-    os.nice(_NICENESS)
+def end_with_parent() -> None:
+    """Have the system end this process, on Linux, when the thread that started it ends, and so with its process."""
     if _LIBC:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _background() -> None:
+    """Run in the child: a process group of its own, at low priority, that ends with its parent."""
+    os.setsid()
+    os.nice(_NICENESS)
+    end_with_parent()
