@@ -32,8 +32,8 @@ def segment(
     2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and
     CASE_report.html shows them. Over all studies there are OUTPUT_DIR/measurements.csv, index.html and segment.json.
 
-    A study that cannot be used is listed with its reason and does not stop the others. Run again, finished studies are
-    skipped.
+    A study that cannot be used is listed with its reason and does not stop the others. Run again, studies of the same
+    content, weights and options are skipped. What OUTPUT_DIR/CASE holds of another study of the same name is kept.
 
     Exit codes: 0 all studies are done, 1 wrong input (the others are done), 2 failed or interrupted.
 
@@ -49,7 +49,7 @@ def segment(
         patients_csv: what the files do not say; columns case and any of sex, height_cm, weight_kg and heart_rate_bpm.
         reference_csv: measurements to compare with in index.html; columns case, lv_ef_percent, lv_edv_ml and so on.
         report: write HTML reports; --noreport leaves them out.
-        overwrite: do finished studies again.
+        overwrite: do finished studies again, and replace other studies' results of the same name.
     """
     from cardiac_cine.studies import find_studies
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cli
@@ -61,7 +62,7 @@ def test_a_finished_study_is_done_again_when_something_it_depends_on_changes(seg
 
     assert [status(), status()] == ["done", "skipped"]
     written = (out / "a" / "a_seg.nii.gz").stat().st_mtime_ns
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
+    write_stack(path, SMALL[::-1])
     assert [status(), status()] == ["done", "skipped"]
     assert (out / "a" / "a_seg.nii.gz").stat().st_mtime_ns > written
     for options in ({**QUICK, "stabilise": False}, {**QUICK, "ed_frame": 0}, QUICK):
@@ -72,6 +73,45 @@ def test_a_finished_study_is_done_again_when_something_it_depends_on_changes(seg
     other = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=tmp_path / "other.pt", device="cpu")
     assert [status(network=other), status(network=other)] == ["done", "skipped"]
     assert content_of(out, "a")["software"]["weights"] == str(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path,
+        lambda path: shutil.copytree(path.parent, path.parents[1] / "copy") / path.name,
+        lambda path: path.rename(path.with_name("moved") / path.name),
+    ],
+    ids=["touched", "copied", "moved"],
+)
+def test_a_finished_study_stays_finished_wherever_its_files_lie(segmenter, tmp_path, change):
+    path = write_stack(tmp_path / "data" / "a.nii.gz", SMALL)
+    workflow = Workflow(segmenter, tmp_path / "out", QUICK)
+    workflow.run(find_studies(path)).check()
+    (tmp_path / "data" / "moved").mkdir()
+    path = change(path)
+    os.utime(path, ns=(0, 1_000_000_000))
+    assert statuses(workflow.run(find_studies(path))) == {"a": "skipped"}
+    assert str(path) in (tmp_path / "out" / "measurements.csv").read_text()
+
+
+def test_results_of_another_study_are_not_replaced_unasked(segmenter, tmp_path):
+    first = write_stack(tmp_path / "one" / "a.nii", SMALL)
+    second = write_stack(tmp_path / "two" / "a.nii", SMALL[::-1])
+    stat = first.stat()
+    os.utime(second, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert second.stat().st_size == stat.st_size
+    out = tmp_path / "out"
+    Workflow(segmenter, out, QUICK).run(find_studies(first)).check()
+    before = (out / "a" / "a_measurements.json").read_bytes()
+    [outcome] = Workflow(segmenter, out, QUICK).run(find_studies(second)).outcomes
+    assert outcome.reasons == (
+        f"{second}: {out / 'a'} holds the results of another study of the same case name, {first.resolve()}; expected "
+        "another output_dir, or --overwrite to replace them",
+    )
+    assert (out / "a" / "a_measurements.json").read_bytes() == before
+    Workflow(segmenter, out, {**QUICK, "overwrite": True}).run(find_studies(second)).check()
+    assert content_of(out, "a")["source"] == str(second)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])

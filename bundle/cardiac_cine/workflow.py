@@ -19,6 +19,7 @@ from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain, write_json
+from cardiac_cine.fingerprints import fingerprint, other_study, same_results
 from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
@@ -129,7 +130,8 @@ class Workflow:
 
     Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
     ``CASE/CASE_report.html``. The measurements are written last: with them a study is finished, and another run with
-    the same input, weights and options leaves it alone.
+    files of the same content, wherever they lie, the same weights and options leaves it alone. What another study of
+    the same case name left there is not replaced unless ``overwrite`` says so.
 
     Args:
         segmenter: makes the masks.
@@ -198,10 +200,10 @@ class Workflow:
 
     def _outcome(self, study: Study) -> Outcome:
         try:
-            fingerprint = self._fingerprint(study)
-            if not self.options.overwrite and self._is_finished(study.name, fingerprint):
+            current = fingerprint(study, self._settings(study.name))
+            if not self.options.overwrite and self._is_finished(study, current):
                 return Outcome(study.name, study.source, SKIPPED)
-            self._process(study, fingerprint)
+            self._process(study, current)
         except InputError as error:
             return Outcome(study.name, study.source, FAILED, error.problems)
         except Exception as error:  # one study's failure, whatever it is, must not cost the others
@@ -210,7 +212,7 @@ class Workflow:
             return Outcome(study.name, study.source, FAILED, (reason,), unexpected=True)
         return Outcome(study.name, study.source, DONE)
 
-    def _process(self, study: Study, fingerprint: dict[str, Any]) -> None:
+    def _process(self, study: Study, current: Mapping[str, Any]) -> None:
         cine = complete(study.read(), self.options.patients)
         if self.options.dicom:
             check_sources(cine)
@@ -241,7 +243,7 @@ class Workflow:
             "stabilised": [{"slice": z, "phase": phase} for z, phase in replaced],
             "quality_flags": [{"code": flag.code, "reason": flag.reason} for flag in flags],
             "software": self.software,
-            "fingerprint": fingerprint,
+            "fingerprint": current,
         }
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
@@ -273,22 +275,25 @@ class Workflow:
             seg = write_seg(cine, masks, folder / DICOM_SEG.format(case=cine.name), phases=phases, software=software)
             write_sr(cine, found, flags, folder / DICOM_SR.format(case=cine.name), seg=seg, software=software)
 
-    def _fingerprint(self, study: Study) -> dict[str, Any]:
-        """Return what a finished study's results depend on."""
-        stats = [path.stat() for path in study.files]
+    def _settings(self, case: str) -> dict[str, Any]:
+        """Return what a study's results depend on besides its files."""
         return {
-            "files": len(stats),
-            "bytes": sum(stat.st_size for stat in stats),
-            "modified_ns": max((stat.st_mtime_ns for stat in stats), default=0),
             "weights_sha256": self.model,
             "version": versions()["cardiac_cine"],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "patients")},
-            "patient": plain(asdict(self.options.patients.get(study.name, Known()))),
+            "patient": plain(asdict(self.options.patients.get(case, Known()))),
         }
 
-    def _is_finished(self, case: str, fingerprint: Mapping[str, Any]) -> bool:
-        content = self._read(case)
-        return content is not None and content.get("fingerprint") == fingerprint
+    def _is_finished(self, study: Study, current: Mapping[str, Any]) -> bool:
+        """Tell whether a study's results are there; raise InputError where another study's are."""
+        earlier = (self._read(study.name) or {}).get("fingerprint")
+        other = other_study(earlier, current)
+        if other:
+            raise InputError(
+                f"{study.source}: {self.output_dir / study.name} holds the results of another study of the same case "
+                f"name, {other}; expected another output_dir, or --overwrite to replace them"
+            )
+        return same_results(earlier, current)
 
     def _read(self, case: str) -> dict[str, Any] | None:
         path = self.output_dir / case / MEASUREMENTS.format(case=case)
@@ -299,12 +304,13 @@ class Workflow:
         return content if isinstance(content, dict) else None
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
-        row: dict[str, Any] = {"case": outcome.name, "source": str(outcome.source), "quality_flags": []}
+        row: dict[str, Any] = {"case": outcome.name, "source": str(outcome.source)}
         if outcome.status == FAILED:
-            return {**row, "status": FAILED, "reasons": list(outcome.reasons)}
+            return {**row, "quality_flags": [], "status": FAILED, "reasons": list(outcome.reasons)}
         report = Path(outcome.name) / REPORT.format(case=outcome.name)
         link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
-        return {**row, **(self._read(outcome.name) or {}), **link, "status": DONE, "reasons": []}
+        # A finished study may have moved since.
+        return {"quality_flags": [], **(self._read(outcome.name) or {}), **row, **link, "status": DONE, "reasons": []}
 
 
 def segment_study(
