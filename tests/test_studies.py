@@ -15,6 +15,12 @@ def only(found):
     return study
 
 
+def itk_image():
+    image = sitk.GetImageFromArray(heart().T.astype(np.int16))
+    image.SetSpacing((1.6, 1.3, 8.0))
+    return image
+
+
 def test_a_nifti_file_is_one_study(tmp_path):
     path = write_stack(tmp_path / "a.b.nii.gz")
     study = only(find_studies(str(path)))
@@ -25,12 +31,34 @@ def test_a_nifti_file_is_one_study(tmp_path):
 
 @pytest.mark.parametrize("name", ["heart.mha", "heart.nrrd", "heart.seq.nrrd"])
 def test_a_file_that_simpleitk_reads_is_one_study(tmp_path, name):
-    image = sitk.GetImageFromArray(heart().T.astype(np.int16))
-    image.SetSpacing((1.6, 1.3, 8.0))
-    sitk.WriteImage(image, str(tmp_path / name))
+    sitk.WriteImage(itk_image(), str(tmp_path / name))
     study = only(find_studies(tmp_path / name))
     assert study.name == "heart"
     assert study.read().spacing_mm == pytest.approx((1.6, 1.3, 8.0))
+
+
+@pytest.mark.parametrize(("header", "data"), [("a.mhd", "a.raw"), ("a.mhd", "a.zraw"), ("a.nhdr", "a.raw")])
+def test_a_header_and_its_voxels_are_one_study(tmp_path, header, data):
+    sitk.WriteImage(itk_image(), str(tmp_path / header), useCompression=data == "a.zraw")
+    study = only(find_studies(tmp_path / header))
+    assert study.files == (tmp_path / header, tmp_path / data)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("NDims = 3\nElementDataFile = LIST\nz1.raw\n sub/z2.raw \ngone.raw\n", ["z1.raw", "sub/z2.raw"]),
+        ("NRRD0004\ndata file: z1.raw\n\ncomment a.mhd\na.mhd\n", ["z1.raw"]),
+        ("x" * 5000 + "\n\0\n..\n", []),
+    ],
+)
+def test_data_files_are_those_that_a_header_names_and_there_are(tmp_path, text, names):
+    (tmp_path / "sub").mkdir()
+    for name in ("z1.raw", "sub/z2.raw", "other.raw"):
+        (tmp_path / name).write_bytes(b"voxels")
+    (tmp_path / "a.mhd").write_text(text)
+    study = only(find_studies(tmp_path / "a.mhd"))
+    assert study.files == tuple(tmp_path / name for name in ("a.mhd", *names))
 
 
 def test_a_named_file_is_taken_whatever_its_name_ends_in(tmp_path):

@@ -1,5 +1,6 @@
 """What there is to segment at a path: one image file, a DICOM folder, or a folder of many of both."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from cardiac_cine.errors import InputError
 
 # References and earlier results lie beside images under these endings.
 _NO_IMAGE = ("_gt", "_seg", "_label")
+# Headers whose voxels are in files of their own; a list of a file for each slice and phase stays below this size.
+_HEADERS, _HEADER_BYTES = (".mhd", ".nhdr"), 1 << 20
+# Longer ones are no names to any file system.
+_MAX_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Study:
     Attributes:
         name: the case, unique among the studies found together.
         source: the file or folder it comes from.
-        files: the files that make it up.
+        files: the files that make it up, a header's data files among them.
         read: reads and checks it; raises InputError.
         stack: what was found of a cine in DICOM; None for an image file.
     """
@@ -77,7 +82,21 @@ def find_studies(path: Path | str) -> Found:
 
 
 def _image_study(path: Path) -> Study:
-    return Study(case_name(path), path, (path,), lambda: read_cine(path))
+    return Study(case_name(path), path, (path, *_data_files(path)), lambda: read_cine(path))
+
+
+def _data_files(path: Path) -> list[Path]:
+    """Return the files of voxels that a header names: a line of its own, or what follows on ``=`` or ``:``."""
+    if not path.name.lower().endswith(_HEADERS):
+        return []
+    try:
+        with path.open("rb") as stream:
+            lines = stream.read(_HEADER_BYTES).decode(errors="replace").splitlines()
+    except OSError:  # reading the study says so
+        return []
+    names = dict.fromkeys(name.strip() for line in lines for name in (line, re.split("[=:]", line, maxsplit=1)[-1]))
+    files = [path.parent / name for name in names if len(name) <= _MAX_NAME]
+    return [file for file in files if file.is_file() and file != path]
 
 
 def _is_candidate(path: Path, root: Path) -> bool:
