@@ -130,9 +130,16 @@ def without_spacing(voxels, path):
     sitk.WriteImage(sitk.GetImageFromArray(voxels[..., 0].T), str(path))
 
 
+def with_sheared_slices(voxels, path):
+    image = itk_frame(voxels[..., 0])
+    image.SetDirection((1, 0, 0.1, 0, 1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(path))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
+        (with_sheared_slices, "the slices lean up to .* beside their common normal, expected at most a pixel"),
         (truncated, "truncated, corrupted or of another format"),
         (with_a_blank_phase, "phase 8: all voxels are 5, expected an image"),
         (of_two_dimensions, "a 2D image, expected a 3D frame or a 4D cine"),

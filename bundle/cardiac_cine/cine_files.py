@@ -93,7 +93,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     affine[:3, :3] = direction * spacing[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
     affine = _LPS_TO_RAS @ affine
-    problems = affine_problems(affine)
+    problems = affine_problems(affine, array.shape)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])
     for phase in range(array.shape[3]):

@@ -267,7 +267,7 @@ def _true_affine(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
             image.set_sform(image.get_qform())
         except ValueError as error:
             return image.affine, [f"neither sform nor qform is usable ({error}), expected an affine that fits pixdim"]
-    return image.affine, affine_problems(image.affine)
+    return image.affine, affine_problems(image.affine, image.shape)
 
 
 def _time_step_ms(image: nib.Nifti1Image) -> float:
