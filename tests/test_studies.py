@@ -6,7 +6,7 @@ from test_images import heart, write_stack
 
 from cardiac_cine.datasets.phantom_dicom import Series, Study, write_dicom, write_series
 from cardiac_cine.errors import InputError
-from cardiac_cine.studies import find_studies
+from cardiac_cine.studies import find_studies, unmatched
 
 
 def only(found):
@@ -155,3 +155,22 @@ def test_nothing_to_segment_says_what_there_was(tmp_path):
     assert any("broken.dcm: no DICOM file" in problem for problem in caught.value.problems)
     with pytest.raises(InputError, match=r"nowhere: no such file or folder"):
         find_studies(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [
+        ("dbac", ""),
+        ("xay", "t.csv: 2 of 3 cases are no study's: 'x', 'y'; expected "),
+        (
+            "vwxyz",
+            "t.csv: 5 of 5 cases are no study's: 'v', 'w', 'x', ...; expected ",
+        ),
+        ("", ""),
+    ],
+)
+def test_cases_of_a_table_that_are_no_studys_are_told(tmp_path, cases, said):
+    for name in "abcd":
+        write_stack(tmp_path / f"{name}.nii.gz")
+    expected = f"{said}names of studies such as 'a', 'b', 'c'" if said else ""
+    assert unmatched("t.csv", list(cases), find_studies(tmp_path).studies) == expected

@@ -16,6 +16,7 @@ from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import RV
+from cardiac_cine.patients import Known
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
 from cardiac_cine.workflow import Workflow, segment_study
@@ -160,6 +161,33 @@ def test_a_run_is_checked(segmenter, tmp_path):
         str(tmp_path / "data" / "b.nii.gz"),
         str(tmp_path / "data" / "c.dcm"),
     ]
+
+
+def test_what_makes_no_study_is_told_with_the_failed_ones(segmenter, tmp_path):
+    write_stack(tmp_path / "data" / "a.nii.gz", SMALL)
+    (tmp_path / "data" / "c.dcm").write_bytes(b"no DICOM")
+    found = find_studies(tmp_path / "data")
+    Workflow(segmenter, tmp_path / "out", {"agreement": False}).run(found)
+    with (tmp_path / "out" / "measurements.csv").open(newline="") as stream:
+        rows = [(row["case"], row["status"], row["reasons"]) for row in csv.DictReader(stream)]
+    assert rows[0][:2] == ("a", "done")
+    assert rows[1:] == [("", "failed", found.problems[0])]
+    assert "1 problem with files that make no study" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_cases_of_tables_that_are_no_studys_are_told_and_stop_nothing(segmenter, tmp_path, failing):
+    (unreadable if failing else lambda folder, name: write_stack(folder / f"{name}.nii.gz", SMALL))(tmp_path, "a")
+    options = {"agreement": False, "patients": {"a": Known("F"), "b": Known("M")}}
+    reference = {"a": {"lv_ef_percent": 60.0}, "z": {"lv_ef_percent": 50.0}}
+    run = Workflow(segmenter, tmp_path / "out", options).run(find_studies(tmp_path), reference=reference)
+    assert run.not_used == (
+        "patients_csv: 1 of 2 cases are no study's: 'b'; expected names of studies such as 'a'",
+        "reference_csv: 1 of 2 cases are no study's: 'z'; expected names of studies such as 'a'",
+    )
+    assert bool(run.failures()) == failing
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["not_used"] == list(run.not_used)
+    assert "Agreement with the reference" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ _NO_IMAGE = ("_gt", "_seg", "_label")
 _HEADERS, _HEADER_BYTES = (".mhd", ".nhdr"), 1 << 20
 # Longer ones are no names to any file system.
 _MAX_NAME = 255
+# So many names say what kind of name is meant.
+_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,25 @@ def find_studies(path: Path | str) -> Found:
         raise InputError([*scan.problems, *left_out, f"{path}: nothing to segment, {expected}"])
     clashes, unique = _same_names(studies)
     return Found(tuple(sorted(unique, key=lambda study: study.name)), left_out, (*scan.problems, *clashes))
+
+
+def unmatched(table: str, cases: Collection[str], studies: Collection[Study]) -> str:
+    """Return a sentence on the cases of a table that are no study's; "" where there are none.
+
+    Args:
+        table: what it is called.
+        cases: its cases.
+        studies: what was found.
+    """
+    names = {study.name for study in studies}
+    others = [case for case in cases if case not in names]
+    if not others:
+        return ""
+    more = ", ..." if len(others) > _LISTED else ""
+    return (
+        f"{table}: {len(others)} of {len(cases)} cases are no study's: {', '.join(map(repr, others[:_LISTED]))}{more}; "
+        f"expected names of studies such as {', '.join(map(repr, sorted(names)[:_LISTED]))}"
+    )
 
 
 def _image_study(path: Path) -> Study:

@@ -27,7 +27,7 @@ from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
 from cardiac_cine.quality import quality_flags
 from cardiac_cine.segmenter import Segmenter
-from cardiac_cine.studies import Found, Study
+from cardiac_cine.studies import Found, Study, unmatched
 from cardiac_cine.tables import write_table
 from cardiac_cine.temporal import stabilise
 from cardiac_cine.weights import sha256, versions
@@ -102,6 +102,7 @@ class Run:
         problems: what should have been a study and is none.
         left_out: series that are no short-axis cine.
         interrupted: stopped from outside.
+        not_used: cases of tables beside the studies that are no study's, one sentence for each table.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -109,6 +110,7 @@ class Run:
     problems: tuple[str, ...]
     left_out: tuple[str, ...]
     interrupted: bool
+    not_used: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Return how many studies have a status."""
@@ -161,8 +163,9 @@ class Workflow:
         """Segment all studies; one that fails does not keep the others from being done.
 
         Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached, flagged ones first and
-        failed ones last, ``index.html`` shows the same where reports are wanted, and ``segment.json`` says what was
-        done with which weights and versions.
+        failed ones last, with a row for each problem with files that make no study. ``index.html`` shows the same where
+        reports are wanted, and ``segment.json`` says what was done with which weights and versions, and which cases of
+        the reference and of the patients are no study's.
 
         Args:
             found: the studies.
@@ -176,16 +179,18 @@ class Workflow:
                 outcomes.append(self._outcome(study))
         except KeyboardInterrupt:
             interrupted = True
-        run = Run(tuple(outcomes), found.studies[len(outcomes) :], found.problems, found.left_out, interrupted)
+        not_reached = found.studies[len(outcomes) :]
+        tables = {"patients_csv": self.options.patients, "reference_csv": reference or {}}
+        not_used = tuple(filter(None, (unmatched(name, cases, found.studies) for name, cases in tables.items())))
+        run = Run(tuple(outcomes), not_reached, found.problems, found.left_out, interrupted, not_used)
         self._summarise(run, reference)
         return run
 
     def _summarise(self, run: "Run", reference: Mapping[str, Any] | None) -> None:
         rows = [self._row(outcome) for outcome in run.outcomes]
+        rows += [_failed_row("", "", [problem]) for problem in run.problems]
         rows.sort(key=lambda row: (row["status"] == FAILED, not row["quality_flags"], row["case"]))
         write_table(rows, self.output_dir / TABLE)
-        if self.options.report:
-            cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
         summary = {
             "studies": [
                 {"case": o.name, "source": o.source, "status": o.status, "reasons": o.reasons} for o in run.outcomes
@@ -193,10 +198,13 @@ class Workflow:
             "not_reached": [study.source for study in run.not_reached],
             "problems": run.problems,
             "left_out": run.left_out,
+            "not_used": run.not_used,
             "options": asdict(self.options),
             **self.software,
         }
         write_json(summary, self.output_dir / SUMMARY)
+        if self.options.report:
+            cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
 
     def _outcome(self, study: Study) -> Outcome:
         try:
@@ -304,13 +312,17 @@ class Workflow:
         return content if isinstance(content, dict) else None
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
-        row: dict[str, Any] = {"case": outcome.name, "source": str(outcome.source)}
         if outcome.status == FAILED:
-            return {**row, "quality_flags": [], "status": FAILED, "reasons": list(outcome.reasons)}
+            return _failed_row(outcome.name, str(outcome.source), outcome.reasons)
         report = Path(outcome.name) / REPORT.format(case=outcome.name)
         link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
         # A finished study may have moved since.
-        return {"quality_flags": [], **(self._read(outcome.name) or {}), **row, **link, "status": DONE, "reasons": []}
+        place = {"case": outcome.name, "source": str(outcome.source)}
+        return {"quality_flags": [], **(self._read(outcome.name) or {}), **place, **link, "status": DONE, "reasons": []}
+
+
+def _failed_row(case: str, source: str, reasons: Sequence[str]) -> dict[str, Any]:
+    return {"case": case, "source": source, "status": FAILED, "reasons": list(reasons), "quality_flags": []}
 
 
 def segment_study(
