@@ -107,15 +107,36 @@ def test_a_hidden_folder_above_hides_nothing(tmp_path):
     assert only(find_studies(tmp_path / ".cache" / "data")).name == "a"
 
 
-@pytest.mark.parametrize("names", [("p1/a.nii.gz", "p2/a.nii"), ("a.nii.gz", "b/a.nii.gz", "c/a.nii")])
-def test_images_of_one_name_are_a_problem_and_the_others_stay(tmp_path, names):
+@pytest.mark.parametrize(
+    ("names", "cases"),
+    [
+        (("p1/a.nii.gz", "p2/a.nii"), ["p1_a", "p2_a"]),
+        (("a.nii.gz", "b/a.nii.gz", "c/d/a.nii"), ["a", "b_a", "c_d_a"]),
+    ],
+)
+def test_images_of_one_name_are_named_by_their_path(tmp_path, names, cases):
+    for name in (*names, "q/z.nii.gz"):
+        write_stack(tmp_path / name)
+    found = find_studies(tmp_path)
+    assert [study.name for study in found.studies] == [*cases, "z"]
+    assert found.problems == ()
+    for study, name in zip(found.studies, names, strict=False):
+        assert study.source == tmp_path / name
+        assert (study.read().name, study.read().source) == (study.name, study.source)
+
+
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [(("a.nii.gz", "a.nii"), "a"), (("p/a.nii.gz", "p/a.nii"), "p_a"), (("p/a.nii", "a.nii", "p_a.nii"), "p_a")],
+)
+def test_images_that_still_share_a_name_are_a_problem_and_the_others_stay(tmp_path, names, shared):
     for name in (*names, "z.nii.gz"):
         write_stack(tmp_path / name)
     found = find_studies(tmp_path)
-    assert [study.name for study in found.studies] == ["z"]
+    assert [study.name for study in found.studies] == (["a", "z"] if len(names) > 2 else ["z"])
     [problem] = found.problems
-    assert problem.endswith("the results of both would be named a, expected unique names")
-    assert all(str(tmp_path / name) in problem for name in names)
+    assert problem.endswith(f"the results of both would be named {shared}, expected unique names")
+    assert all(str(tmp_path / name) in problem for name in names if len(names) == 2 or name != "a.nii")
 
 
 def test_a_dicom_study_and_an_image_of_one_name_are_a_problem(tmp_path):

@@ -1,9 +1,9 @@
 """What there is to segment at a path: one image file, a DICOM folder, or a folder of many of both."""
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cardiac_cine.cine import Cine
@@ -61,7 +61,8 @@ def find_studies(path: Path | str) -> Found:
     Args:
         path: an image file as :func:`cardiac_cine.cine_files.read_cine` takes, a DICOM file, or a folder of image files
             and DICOM studies at any depth. Below a folder, hidden files and names that end in _gt, _seg or _label are
-            no images.
+            no images. An image whose name another study has, too, is named by its path below the folder, such as
+            sub1_sa for ``sub1/sa.nii``.
 
     Raises:
         InputError: there is no such path, or nothing at it that could be a cine.
@@ -79,7 +80,7 @@ def find_studies(path: Path | str) -> Found:
     if not studies:
         expected = f"expected image files ({', '.join(SUFFIXES)}) or a short-axis cine in DICOM"
         raise InputError([*scan.problems, *left_out, f"{path}: nothing to segment, {expected}"])
-    clashes, unique = _same_names(studies)
+    clashes, unique = _same_names(_named_apart(studies, path))
     return Found(tuple(sorted(unique, key=lambda study: study.name)), left_out, (*scan.problems, *clashes))
 
 
@@ -104,6 +105,17 @@ def unmatched(table: str, cases: Collection[str], studies: Collection[Study]) ->
 
 def _image_study(path: Path) -> Study:
     return Study(case_name(path), path, (path, *_data_files(path)), lambda: read_cine(path))
+
+
+def _named_apart(studies: Sequence[Study], root: Path) -> list[Study]:
+    """Return the studies, with images whose name is not theirs alone named by their path below the root."""
+    counts = Counter(study.name for study in studies)
+    return [study if study.stack or counts[study.name] == 1 else _named_by_path(study, root) for study in studies]
+
+
+def _named_by_path(study: Study, root: Path) -> Study:
+    name = "_".join((*study.source.parent.relative_to(root).parts, study.name))
+    return replace(study, name=name, read=lambda: replace(study.read(), name=name))
 
 
 def _data_files(path: Path) -> list[Path]:
