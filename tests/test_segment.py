@@ -311,12 +311,14 @@ def test_unusable_input_is_wrong_input(script, tmp_path, capsys, write, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_unusable_weights_and_output_are_wrong_input(script, tmp_path, capsys):
+def test_unusable_weights_output_and_frames_are_wrong_input(script, tmp_path, capsys):
     path = write_stack(tmp_path / "a.nii.gz")
     assert script(path, "--output_dir", tmp_path / "out", "--ckpt_path", tmp_path / "no.pt") == 1
     assert "no.pt: no such file" in capsys.readouterr().err
     assert script(path, "--output_dir", path) == 1
     assert "not a folder, expected one to write to" in capsys.readouterr().err
+    assert script(path, "--output_dir", tmp_path / "out", "--ed_frame", "ten") == 1
+    assert capsys.readouterr().err.endswith("ed_frame is 'ten', expected a phase counted from 0\n")
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

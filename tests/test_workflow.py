@@ -19,7 +19,7 @@ from cardiac_cine.labels import RV
 from cardiac_cine.patients import Known
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
-from cardiac_cine.workflow import Workflow, segment_study
+from cardiac_cine.workflow import Options, Workflow, segment_study
 
 # What these tests do not look at, left out for speed.
 QUICK = {"report": False, "agreement": False}
@@ -198,12 +198,29 @@ def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
     assert not (tmp_path / "out" / "a").exists()
 
 
-@pytest.mark.parametrize("frames", [{"ed_frame": 1}, {"es_frame": -1}])
-def test_a_phase_that_there_is_not_fails_the_study(segmenter, tmp_path, frames):
+def test_phases_that_there_are_not_fail_the_study_before_it_is_segmented(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmenter, "segment_cine", None)
     path = write_stack(tmp_path / "a.nii.gz", SMALL)
-    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, **frames}).run(find_studies(path)).outcomes
-    [(name, value)] = frames.items()
-    assert outcome.reasons == (f"{path}: {name} is {value}, expected 0 to 0",)
+    options = {**QUICK, "ed_frame": 1, "es_frame": 2}
+    [outcome] = Workflow(segmenter, tmp_path / "out", options).run(find_studies(path)).outcomes
+    assert outcome.reasons == (f"{path}: ed_frame is 1, expected 0 to 0", f"{path}: es_frame is 2, expected 0 to 0")
+    assert not outcome.unexpected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ed_frame": -1}, "ed_frame is -1, expected a phase counted from 0"),
+        ({"es_frame": True}, "es_frame is True, expected a phase counted from 0"),
+        ({"ed_frame": 1.0}, "ed_frame is 1.0, expected a phase counted from 0"),
+        ({"es_frame": "ten"}, "es_frame is 'ten', expected a phase counted from 0"),
+        ({"ed_frame": 3, "es_frame": 3}, "ed_frame and es_frame are both 3, expected two different phases"),
+        ({"report": "maybe"}, "report is 'maybe', expected true or false"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Options(**options)
 
 
 def test_unknown_options_and_a_file_as_folder_are_refused(segmenter, tmp_path):

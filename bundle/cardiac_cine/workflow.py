@@ -57,6 +57,9 @@ class Options:
         agreement: let the network see end-diastole and end-systole in variants, for the flag of low confidence.
         overwrite: do finished studies again.
         patients: case to what is known of its patient beside the files, see :mod:`cardiac_cine.patients`.
+
+    Raises:
+        InputError: a switch that is neither true nor false, or frames that are no two different numbers from 0.
     """
 
     report: bool = True
@@ -71,6 +74,12 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("report", "dicom", "stabilise", "agreement", "overwrite"):
             object.__setattr__(self, name, flag(name, getattr(self, name)))
+        for name in ("ed_frame", "es_frame"):
+            frame = getattr(self, name)
+            if frame is not None and (type(frame) is not int or frame < 0):
+                raise InputError(f"{name} is {frame!r}, expected a phase counted from 0")
+        if self.ed_frame is not None and self.ed_frame == self.es_frame:
+            raise InputError(f"ed_frame and es_frame are both {self.ed_frame}, expected two different phases")
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ class Workflow:
 
     Raises:
         TypeError: an option that there is not.
-        InputError: ``output_dir`` is a file.
+        InputError: ``output_dir`` is a file, or as :class:`Options`.
     """
 
     def __init__(self, segmenter: Segmenter, output_dir: Path | str, options: Mapping[str, Any] | None = None) -> None:
@@ -222,6 +231,7 @@ class Workflow:
 
     def _process(self, study: Study, current: Mapping[str, Any]) -> None:
         cine = complete(study.read(), self.options.patients)
+        self._check_frames(cine)
         if self.options.dicom:
             check_sources(cine)
         masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
@@ -231,8 +241,8 @@ class Workflow:
             times_ms=cine.times_ms,
             rr_ms=cine.rr_ms,
             patient=cine.patient,
-            ed_frame=_checked_frame("ed_frame", self.options.ed_frame, cine),
-            es_frame=_checked_frame("es_frame", self.options.es_frame, cine),
+            ed_frame=self.options.ed_frame,
+            es_frame=self.options.es_frame,
         )
         key_phases = (found.ed_frame, found.es_frame)
         uncertainty = self.segmenter.agreement(cine, key_phases) if self.options.agreement else None
@@ -259,6 +269,13 @@ class Workflow:
             write_json(content, Path(staging) / cine.name / MEASUREMENTS.format(case=cine.name))
             names = [name.format(case=cine.name) for name in (MEASUREMENTS, REPORT, DICOM_SEG, DICOM_SR)]
             _publish(Path(staging) / cine.name, self.output_dir / cine.name, names)
+
+    def _check_frames(self, cine: Cine) -> None:
+        frames = {"ed_frame": self.options.ed_frame, "es_frame": self.options.es_frame}
+        beyond = {name: frame for name, frame in frames.items() if frame is not None and frame >= cine.phases}
+        if beyond:
+            expected = f"expected 0 to {cine.phases - 1}"
+            raise InputError([f"{cine.source}: {name} is {frame}, {expected}" for name, frame in beyond.items()])
 
     def _write(
         self,
@@ -345,12 +362,6 @@ def segment_study(
         for phase in sorted({phase for _, phase in replaced}):
             masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
     return masks, replaced
-
-
-def _checked_frame(name: str, frame: int | None, cine: Cine) -> int | None:
-    if frame is not None and not 0 <= frame < cine.phases:
-        raise InputError(f"{cine.source}: {name} is {frame}, expected 0 to {cine.phases - 1}")
-    return frame
 
 
 def _publish(staged: Path, folder: Path, names: Sequence[str]) -> None:
