@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import cli
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from dicom_sources import phantom
-from test_images import heart, write_stack
+from test_images import heart, patch_header, write_stack
 from test_temporal import beating
 
 from cardiac_cine.cine import Cine
@@ -188,6 +189,17 @@ def test_cases_of_tables_that_are_no_studys_are_told_and_stop_nothing(segmenter,
     assert bool(run.failures()) == failing
     assert json.loads((tmp_path / "out" / "segment.json").read_text())["not_used"] == list(run.not_used)
     assert "Agreement with the reference" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(("step_ms", "expected_s"), [(200.0, 0.2), (None, 0.25)])
+def test_the_masks_time_step_is_that_of_the_phases_times(segmenter, tmp_path, step_ms, expected_s):
+    path = write_stack(tmp_path / "a.nii", np.stack([SMALL] * 4, -1))
+    if step_ms:
+        patch_header(path, pixdim=[1, 1.6, 1.3, 8, step_ms, 0, 0, 0], xyzt_units=2 + 16)
+    options = {**QUICK, "patients": {"a": Known(heart_rate_bpm=60.0)}}
+    Workflow(segmenter, tmp_path / "out", options).run(find_studies(path)).check()
+    image = nib.load(tmp_path / "out" / "a" / "a_seg.nii.gz")
+    assert image.header.get_zooms()[3] == pytest.approx(expected_s)
 
 
 def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):

@@ -38,6 +38,8 @@ GRID_TOLERANCE_MM = 0.1
 
 _CHUNK_BYTES = 1 << 20
 _MS_PER_UNIT = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
+# What nibabel and others write where nobody told the time, in whatever unit.
+_DEFAULT_STEP = 1.0
 _LISTED_VALUES = 5
 _UNREADABLE = (
     ImageFileError,
@@ -271,10 +273,12 @@ def _true_affine(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _time_step_ms(image: nib.Nifti1Image) -> float:
-    """Return the time between phases, NaN where the header has none that makes a heart's cycle."""
+    """Return the time between phases, NaN where the header has its default or none that makes a heart's cycle."""
     if len(image.shape) < 4 or image.shape[3] < 2:
         return math.nan
     step, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
+    if step == _DEFAULT_STEP:
+        return math.nan
     for factor in [_MS_PER_UNIT[unit]] if unit in _MS_PER_UNIT else [1000.0, 1.0]:
         if CYCLE_MS[0] <= step * factor * image.shape[3] <= CYCLE_MS[1]:
             return step * factor

@@ -287,8 +287,8 @@ class Workflow:
         staging: Path,
     ) -> None:
         is_cine = cine.phases > 1
-        step_ms = cine.rr_ms / cine.phases
-        write_mask(masks if is_cine else masks[..., 0], cine.affine, staging, cine.name, time_step_ms=step_ms)
+        mask = masks if is_cine else masks[..., 0]
+        write_mask(mask, cine.affine, staging, cine.name, time_step_ms=cine.time_step_ms)
         folder = staging / cine.name
         if self.options.report and is_cine:
             path = folder / REPORT.format(case=cine.name)
