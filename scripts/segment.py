@@ -30,8 +30,9 @@ def segment(
     sub1_sa for sub1/sa.nii.
 
     OUTPUT_DIR/CASE/CASE_seg.nii.gz has the masks on the input's grid, 3D or 4D: 0 background, 1 right ventricle,
-    2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and
-    CASE_report.html shows them. Over all studies there are OUTPUT_DIR/measurements.csv, index.html and segment.json.
+    2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and of
+    a cine CASE_report.html shows them. Over all studies there are OUTPUT_DIR/measurements.csv, index.html and
+    segment.json.
 
     A study that cannot be used is listed with its reason and does not stop the others. Run again, studies of the same
     content, weights and options are skipped. What OUTPUT_DIR/CASE holds of another study of the same name is kept.

@@ -12,6 +12,7 @@ from cardiac_cine.cohort_report import read_reference_csv, write_cohort
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, MYO, RV
 from cardiac_cine.measurements import measure
+from cardiac_cine.quantities import MISSING
 
 NOON = datetime(2024, 3, 11, 12, tzinfo=UTC)
 FLAG = {"code": "few_phases", "reason": "The cine has 2 phases."}
@@ -112,6 +113,16 @@ def test_distributions_with_their_numbers(cohort):
     alts = page.attributes("alt")
     assert "LV EF in 4 studies: mean 55.0\N{NO-BREAK SPACE}%, SD 26.1\N{NO-BREAK SPACE}%." in alts
     assert len(alts) == 7
+
+
+def test_studies_of_a_single_phase_have_a_row_and_no_part_in_distributions(tmp_path):
+    single = a_study("f", 300, 300, phases=1, lv_ef_percent=None)
+    text = Page(write(tmp_path, [*STUDIES, single]).read_text()).text
+    assert "5 measured" in text and f"f none {MISSING} 300" in text
+    # End-diastolic volumes 200, 100, 150 and 120 mL.
+    assert "LV EDV (mL) 4 142 43 100 200" in text
+    assert "studies of a single phase are not" in text
+    assert "Distributions" not in Page(write(tmp_path, [single, single]).read_text()).text
 
 
 def test_a_single_study_has_no_distribution_and_needs_no_reference(tmp_path):

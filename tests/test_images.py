@@ -357,7 +357,22 @@ def test_frames_of_one_name_are_refused(tmp_path):
 
 
 def test_case_name(tmp_path):
-    assert [case_name(tmp_path / name) for name in ("a.nii", "a.nii.gz", "a.b.nii.gz")] == ["a", "a", "a.b"]
+    names = ("a.nii", "a.nii.gz", "a.b.nii.gz", "A.NII.GZ", "A.NII")
+    assert [case_name(tmp_path / name) for name in names] == ["a", "a", "a.b", "A", "A"]
+
+
+@pytest.mark.parametrize("name", ["HEART.NII.GZ", "heart.nii.GZ", "heart.NII", "HEART.NII.gz"])
+def test_names_may_be_in_capitals(tmp_path, name):
+    path = write_stack(tmp_path / "a.nii.gz" if name.lower().endswith("gz") else tmp_path / "a.nii").rename(
+        tmp_path / name
+    )
+    np.testing.assert_array_equal(read_frame(path).array, heart().astype(np.int16))
+
+
+def test_a_damaged_file_in_capitals_is_noticed(tmp_path):
+    path = with_bytes(lambda data: flip_bit(data, len(data) - 6))(tmp_path).rename(tmp_path / "HEART.NII.GZ")
+    with pytest.raises(InputError, match="truncated or corrupted"):
+        read_frame(path)
 
 
 def test_mask_comes_back_as_written(tmp_path):

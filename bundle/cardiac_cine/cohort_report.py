@@ -109,6 +109,8 @@ def write_cohort(
     failed = sorted(
         (study for study in studies if study["status"] != "done"), key=lambda study: (not study["case"], study["case"])
     )
+    # A single phase may be any: its volume is no end-diastolic one to compare with others'.
+    cines = [study for study in done if study["phases"] > 1]
     script = Path(__file__).with_name("templates").joinpath("sort.js").read_text(encoding="utf-8")
     content = {
         "counts": _counts(done, failed),
@@ -116,8 +118,8 @@ def write_cohort(
         "not_measured": _not_measured(failed),
         "columns": [QUANTITIES[key] for key in _COLUMNS],
         "rows": [_row(study) for study in done],
-        "histograms": _histograms(done),
-        "summary": [_summary_row(QUANTITIES[key], _values(done, key)) for key in _COLUMNS],
+        "histograms": _histograms(cines),
+        "summary": [_summary_row(QUANTITIES[key], _values(cines, key)) for key in _COLUMNS],
         "agreement": None if reference is None else _agreement(done, reference),
         "script": Markup(script),
         # Only the script with this hash may run, see Content Security Policy Level 3.
@@ -176,11 +178,11 @@ def _values(studies: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [math.nan if study[key] is None else float(study[key]) for study in studies]
 
 
-def _histograms(done: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    flagged = [bool(study["quality_flags"]) for study in done]
+def _histograms(cines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    flagged = [bool(study["quality_flags"]) for study in cines]
     figures = []
     for key in _DISTRIBUTIONS:
-        values = _values(done, key)
+        values = _values(cines, key)
         found = summarise(values)
         if found.n > 1:
             quantity = QUANTITIES[key]
