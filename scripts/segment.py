@@ -26,14 +26,16 @@ def segment(
 
     INPUT is a 3D or 4D image (.nii, .nii.gz, .mha, .mhd, .nrrd), a DICOM file or folder, or a folder that holds any
     number of these at any depth. In a DICOM study the short-axis cine is found among the other series. CASE is an
-    image's file name, or a DICOM patient's id.
+    image's file name, or a DICOM patient's id; images of one name in several folders are named by their path, such as
+    sub1_sa for sub1/sa.nii.
 
     OUTPUT_DIR/CASE/CASE_seg.nii.gz has the masks on the input's grid, 3D or 4D: 0 background, 1 right ventricle,
-    2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and
-    CASE_report.html shows them. Over all studies there are OUTPUT_DIR/measurements.csv, index.html and segment.json.
+    2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and of
+    a cine CASE_report.html shows them. Over all studies there are OUTPUT_DIR/measurements.csv, index.html and
+    segment.json.
 
-    A study that cannot be used is listed with its reason and does not stop the others. Run again, finished studies are
-    skipped.
+    A study that cannot be used is listed with its reason and does not stop the others. Run again, studies of the same
+    content, weights and options are skipped. What OUTPUT_DIR/CASE holds of another study of the same name is kept.
 
     Exit codes: 0 all studies are done, 1 wrong input (the others are done), 2 failed or interrupted.
 
@@ -47,14 +49,16 @@ def segment(
         ed_frame: phase at end-diastole, counted from 0, instead of the one found; for all studies.
         es_frame: phase at end-systole, likewise.
         patients_csv: what the files do not say; columns case and any of sex, height_cm, weight_kg and heart_rate_bpm.
+            Rows of cases that INPUT does not have are named as not used.
         reference_csv: measurements to compare with in index.html; columns case, lv_ef_percent, lv_edv_ml and so on.
+            Cases that INPUT does not have are named as not used.
         report: write HTML reports; --noreport leaves them out.
-        overwrite: do finished studies again.
+        overwrite: do finished studies again, and replace other studies' results of the same name.
     """
     from cardiac_cine.studies import find_studies
 
     found = find_studies(Path(input))
-    from cardiac_cine.cohort_report import read_reference_csv
+    from cardiac_cine.cohort_report import problems_text, read_reference_csv
     from cardiac_cine.patients import read_patients_csv
     from cardiac_cine.segmenter import Segmenter
     from cardiac_cine.workflow import DONE, FAILED, SKIPPED, Workflow
@@ -74,9 +78,10 @@ def segment(
     run = Workflow(segmenter, output_dir, options).run(found, reference=reference)
     print(
         f"{run.count(DONE)} of {len(found.studies)} studies segmented into {output_dir}, {run.count(SKIPPED)} finished "
-        f"before, {run.count(FAILED)} failed"
+        f"before, {run.count(FAILED)} failed" + (f", {problems_text(len(run.problems))}" if run.problems else "")
     )
-    for title, sentences in (("left out", run.left_out), ("problems", run.failures())):
+    told = {"left out": run.left_out, "not used": run.not_used, "problems": run.failures()}
+    for title, sentences in told.items():
         if sentences:
             print(f"{title}:", *sentences, sep="\n- ", file=sys.stderr)
     if run.interrupted:

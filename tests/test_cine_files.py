@@ -82,6 +82,7 @@ def test_a_frame_is_a_cine_of_one_phase(voxels, tmp_path, name):
         (40_000, "usec", 40),
         (0.04, "unknown", 40),
         (40, "unknown", 40),
+        (20, "msec", 20),
         (1, "sec", None),
         (1, "unknown", None),
         (0, "sec", None),
@@ -90,11 +91,19 @@ def test_a_frame_is_a_cine_of_one_phase(voxels, tmp_path, name):
 def test_times_are_taken_where_they_make_a_cycle(voxels, tmp_path, step, unit, step_ms):
     cine = read_cine(write_nifti(voxels, tmp_path / "a.nii", step, unit))
     if step_ms is None:
-        assert cine.times_ms is None and math.isnan(cine.rr_ms)
+        assert cine.times_ms is None and math.isnan(cine.rr_ms) and cine.about == {}
     else:
         np.testing.assert_allclose(cine.times_ms, step_ms * np.arange(PHASES), rtol=1e-5)
         assert cine.rr_ms == pytest.approx(step_ms * PHASES)
-        assert cine.heart_rate_bpm == pytest.approx(75)
+        assert cine.heart_rate_bpm == pytest.approx(60_000 / PHASES / step_ms)
+        assert cine.about["cycle"].startswith(f"20 phases x {step_ms:.1f} ms = {20 * step_ms} ms. If the scan does not")
+        assert cine.remarks == ()  # each would be a quality flag
+
+
+@pytest.mark.parametrize("unit", ["sec", "msec", "unknown"])
+def test_a_time_step_of_one_is_the_default_and_no_time(voxels, tmp_path, unit):
+    # Two phases a second apart would make a cycle.
+    assert read_cine(write_nifti(voxels[..., :2], tmp_path / "a.nii", 1, unit)).times_ms is None
 
 
 def test_scaled_voxels_are_scaled(voxels, tmp_path):
@@ -130,9 +139,16 @@ def without_spacing(voxels, path):
     sitk.WriteImage(sitk.GetImageFromArray(voxels[..., 0].T), str(path))
 
 
+def with_sheared_slices(voxels, path):
+    image = itk_frame(voxels[..., 0])
+    image.SetDirection((1, 0, 0.1, 0, 1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(path))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
+        (with_sheared_slices, "the slices lean up to .* beside their common normal, expected at most a pixel"),
         (truncated, "truncated, corrupted or of another format"),
         (with_a_blank_phase, "phase 8: all voxels are 5, expected an image"),
         (of_two_dimensions, "a 2D image, expected a 3D frame or a 4D cine"),

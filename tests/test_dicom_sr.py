@@ -158,7 +158,23 @@ def test_masses_are_told_apart_by_the_phase(report_path):
         assert value_of(number) == mass
         answers = {code_of(item)[1]: item.ConceptCodeSequence[0].CodeValue for item in items(group, "CODE")}
         assert answers["246092007"] == code
-        assert answers["122670"] == "122621"  # papillary muscles are included
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (
+            ["Left ventricle", "Right ventricle", "Left ventricle, whole cycle", "Right ventricle, whole cycle"],
+            "122621",
+        ),
+        ([f"Left ventricular myocardium, {phase}" for phase in ("end-diastole", "end-systole")], "122620"),
+    ],
+)
+def test_papillary_muscles_are_in_the_cavities_and_not_in_the_wall(report_path, names, code):
+    groups = groups_of(report_path)
+    for name in names:
+        answers = {code_of(item)[1]: item.ConceptCodeSequence[0].CodeValue for item in items(groups[name], "CODE")}
+        assert answers["122670"] == code
 
 
 def test_wall_measurements_are_by_aha_segment(report_path):

@@ -101,6 +101,13 @@ def parallel_axes():
     return affine
 
 
+def sheared(axis, along, ratio):
+    """Return an affine with so much of one axis' direction in another one."""
+    shear = np.eye(3)
+    shear[axis, along] = ratio
+    return affine_of(rotation=OBLIQUE @ shear)
+
+
 def broken_orientation(folder):
     path = patch_header(write_stack(folder / "a.nii"), srow_x=[0, 0, 0, 0], qform_code=1)
     return patch_header(path, quatern_b=1, quatern_c=1, quatern_d=1)
@@ -146,7 +153,18 @@ BAD_FILES = {
     "spacing in metres": (with_pixdim(0.0016, 0.0013, 0.008), r"expected 0.3 to 5 mm in plane"),
     "spacing in micrometres": (with_pixdim(1600, 1300, 8000), r"expected 0.3 to 5 mm in plane"),
     "spacing never set": (with_pixdim(1, 1, 1), "a spacing of 1 x 1 x 1 mm, expected 2 to 30 mm between slices"),
-    "singular affine": (with_array(heart(), affine=parallel_axes()), "a singular affine"),
+    "parallel axes": (
+        with_array(heart(), affine=parallel_axes()),
+        r"rows and columns are skewed by 152.00 mm over the image, expected at most a pixel \(1.30 mm\)",
+    ),
+    "sheared in plane": (
+        with_array(heart(), affine=sheared(0, 1, 0.02)),
+        "rows and columns are skewed by 3.04 mm over the image",
+    ),
+    "sheared stack": (
+        with_array(heart(), affine=sheared(1, 2, 0.05)),
+        r"the slices lean up to 2.00 mm beside their common normal, expected at most a pixel \(1.30 mm\)",
+    ),
     "no orientation": (broken_orientation, "neither sform nor qform is usable"),
     "NaN": (with_voxel(np.nan), "1 voxels are NaN or infinite, expected finite intensities"),
     "infinite": (with_voxel(np.inf), "1 voxels are NaN or infinite"),
@@ -181,6 +199,12 @@ def test_frame_has_voxels_and_true_spacing(tmp_path):
     np.testing.assert_allclose(frame.affine, affine_of(), atol=1e-5)
     assert frame.spacing_mm == pytest.approx(SPACING)
     assert frame.name == "a.b"
+
+
+@pytest.mark.parametrize(("axis", "along", "ratio"), [(0, 1, 0.008), (0, 2, 0.03), (1, 2, -0.03)])
+def test_axes_may_lean_by_less_than_a_pixel(tmp_path, axis, along, ratio):
+    # Over 152 mm of rows and 40 mm of slices 1.2 mm, of pixels of 1.3 mm.
+    read_frame(write_stack(tmp_path / "a.nii.gz", affine=sheared(axis, along, ratio)))
 
 
 def test_sform_of_unit_scale_is_repaired(tmp_path):
@@ -333,7 +357,22 @@ def test_frames_of_one_name_are_refused(tmp_path):
 
 
 def test_case_name(tmp_path):
-    assert [case_name(tmp_path / name) for name in ("a.nii", "a.nii.gz", "a.b.nii.gz")] == ["a", "a", "a.b"]
+    names = ("a.nii", "a.nii.gz", "a.b.nii.gz", "A.NII.GZ", "A.NII")
+    assert [case_name(tmp_path / name) for name in names] == ["a", "a", "a.b", "A", "A"]
+
+
+@pytest.mark.parametrize("name", ["HEART.NII.GZ", "heart.nii.GZ", "heart.NII", "HEART.NII.gz"])
+def test_names_may_be_in_capitals(tmp_path, name):
+    path = write_stack(tmp_path / "a.nii.gz" if name.lower().endswith("gz") else tmp_path / "a.nii").rename(
+        tmp_path / name
+    )
+    np.testing.assert_array_equal(read_frame(path).array, heart().astype(np.int16))
+
+
+def test_a_damaged_file_in_capitals_is_noticed(tmp_path):
+    path = with_bytes(lambda data: flip_bit(data, len(data) - 6))(tmp_path).rename(tmp_path / "HEART.NII.GZ")
+    with pytest.raises(InputError, match="truncated or corrupted"):
+        read_frame(path)
 
 
 def test_mask_comes_back_as_written(tmp_path):

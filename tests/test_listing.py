@@ -32,6 +32,9 @@ def listed(path):
         (["x/a_ed", "x/a_ES", "y/b_phase03"], {"a_ed": "x", "a_ES": "x", "b_phase03": "y"}),
         # All in one folder: what the names begin with.
         (["a_ed", "a_es", "b_4d", "c_1"], {"a_ed": "a", "a_es": "a", "b_4d": "b", "c_1": "c_1"}),
+        # Files of one name are told apart by their folders, and these by theirs.
+        (["s1/sa", "s2/sa", "s2/sa_es"], {"s1_sa": "s1", "s2_sa": "s2", "sa_es": "s2"}),
+        (["s1/cine/sa", "s2/cine/sa"], {"s1_cine_sa": "s1_cine", "s2_cine_sa": "s2_cine"}),
         # A folder of many patients is none itself.
         (["imagesTr/a_ed", "imagesTr/b_ed"], {"a_ed": "a", "b_ed": "b"}),
     ],

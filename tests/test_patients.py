@@ -67,9 +67,38 @@ def test_a_heart_rate_gives_times_where_there_are_none():
     found = complete(cine(), {"a": Known(heart_rate_bpm=75.0)})
     assert found.rr_ms == pytest.approx(800) and found.times_ms == pytest.approx((0, 200, 400, 600))
     assert "spread evenly" in found.remarks[0]
-    timed = complete(cine(times_ms=(0.0, 30.0, 60.0, 90.0), rr_ms=700.0), {"a": Known(heart_rate_bpm=75.0)})
+    timed = complete(cine(times_ms=(0.0, 30.0, 60.0, 90.0), rr_ms=750.0), {"a": Known(heart_rate_bpm=75.0)})
     assert timed.times_ms == (0.0, 30.0, 60.0, 90.0) and timed.rr_ms == pytest.approx(800) and timed.remarks == ()
     assert complete(cine(phases=1), {"a": Known(heart_rate_bpm=75.0)}).times_ms is None
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "rr_ms", "remarks"),
+    [
+        (None, 728.0, []),
+        ((0.0, 200.0, 400.0, 600.0), 880.0, []),
+        ((0.0, 266.0, 532.0, 798.0), math.nan, []),
+        (
+            (0.0, 180.0, 360.0, 540.0),
+            720.0,
+            ["makes a cycle of 800 ms, that of the files is 720 ms; the given one is used."],
+        ),
+        (None, 900.0, ["makes a cycle of 800 ms, that of the files is 900 ms; the given one is used."]),
+        ((0.0, 267.0, 534.0, 801.0), math.nan, ["makes a cycle of 800 ms, but the phases span 801 ms."]),
+    ],
+)
+def test_a_heart_rate_that_contradicts_the_files_gets_a_remark(times_ms, rr_ms, remarks):
+    found = complete(cine(times_ms=times_ms, rr_ms=rr_ms), {"a": Known(heart_rate_bpm=75.0)})
+    assert found.rr_ms == pytest.approx(800)
+    said = [remark for remark in found.remarks if "spread evenly" not in remark]
+    assert said == [f"The given heart rate of 75 beats a minute {remark}" for remark in remarks]
+
+
+def test_a_heart_rate_replaces_how_the_files_cycle_came_about():
+    about = {"cycle": "4 phases x 200.0 ms", "series": "5"}
+    found = complete(cine(about=about, rr_ms=800.0), {"a": Known(heart_rate_bpm=75.0)})
+    assert found.about == {"series": "5"}
+    assert complete(cine(about=about), {}).about == about
 
 
 def test_other_cases_stay_as_they_are():

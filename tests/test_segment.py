@@ -262,6 +262,20 @@ def test_bad_files_are_listed_and_do_not_stop_the_rest(script, tmp_path, capsys)
     assert [row.split(",")[1] for row in rows[-2:]] == ["failed", "failed"]
 
 
+def test_problems_are_counted_and_cases_not_used_are_named(script, tmp_path, capsys):
+    write_stack(tmp_path / "data" / "a.nii.gz")
+    (tmp_path / "reference.csv").write_text("case,lv_ef_percent\na,60\nb,50\n")
+    arguments = (tmp_path / "data", "--output_dir", tmp_path / "out", "--reference_csv", tmp_path / "reference.csv")
+    assert script(*arguments) == 0
+    printed = capsys.readouterr()
+    assert "not used:\n- reference_csv: 1 of 2 cases are no study's: 'b'" in printed.err
+    assert printed.out.endswith("0 finished before, 0 failed\n")
+    (tmp_path / "data" / "c.dcm").write_bytes(b"no DICOM")
+    assert script(*arguments) == 1
+    end = "1 finished before, 0 failed, 1 problem with files that make no study\n"
+    assert capsys.readouterr().out.endswith(end)
+
+
 def test_a_cine_gets_a_4d_mask_and_a_report(script, tmp_path):
     cine = np.stack([heart()] * 3, -1)
     write_stack(tmp_path / "a_4d.nii.gz", cine)
@@ -297,12 +311,14 @@ def test_unusable_input_is_wrong_input(script, tmp_path, capsys, write, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_unusable_weights_and_output_are_wrong_input(script, tmp_path, capsys):
+def test_unusable_weights_output_and_frames_are_wrong_input(script, tmp_path, capsys):
     path = write_stack(tmp_path / "a.nii.gz")
     assert script(path, "--output_dir", tmp_path / "out", "--ckpt_path", tmp_path / "no.pt") == 1
     assert "no.pt: no such file" in capsys.readouterr().err
     assert script(path, "--output_dir", path) == 1
     assert "not a folder, expected one to write to" in capsys.readouterr().err
+    assert script(path, "--output_dir", tmp_path / "out", "--ed_frame", "ten") == 1
+    assert capsys.readouterr().err.endswith("ed_frame is 'ten', expected a phase counted from 0\n")
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

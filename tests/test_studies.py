@@ -6,13 +6,19 @@ from test_images import heart, write_stack
 
 from cardiac_cine.datasets.phantom_dicom import Series, Study, write_dicom, write_series
 from cardiac_cine.errors import InputError
-from cardiac_cine.studies import find_studies
+from cardiac_cine.studies import find_studies, unmatched
 
 
 def only(found):
     [study] = found.studies
     assert found.problems == found.left_out == ()
     return study
+
+
+def itk_image():
+    image = sitk.GetImageFromArray(heart().T.astype(np.int16))
+    image.SetSpacing((1.6, 1.3, 8.0))
+    return image
 
 
 def test_a_nifti_file_is_one_study(tmp_path):
@@ -25,12 +31,34 @@ def test_a_nifti_file_is_one_study(tmp_path):
 
 @pytest.mark.parametrize("name", ["heart.mha", "heart.nrrd", "heart.seq.nrrd"])
 def test_a_file_that_simpleitk_reads_is_one_study(tmp_path, name):
-    image = sitk.GetImageFromArray(heart().T.astype(np.int16))
-    image.SetSpacing((1.6, 1.3, 8.0))
-    sitk.WriteImage(image, str(tmp_path / name))
+    sitk.WriteImage(itk_image(), str(tmp_path / name))
     study = only(find_studies(tmp_path / name))
     assert study.name == "heart"
     assert study.read().spacing_mm == pytest.approx((1.6, 1.3, 8.0))
+
+
+@pytest.mark.parametrize(("header", "data"), [("a.mhd", "a.raw"), ("a.mhd", "a.zraw"), ("a.nhdr", "a.raw")])
+def test_a_header_and_its_voxels_are_one_study(tmp_path, header, data):
+    sitk.WriteImage(itk_image(), str(tmp_path / header), useCompression=data == "a.zraw")
+    study = only(find_studies(tmp_path / header))
+    assert study.files == (tmp_path / header, tmp_path / data)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("NDims = 3\nElementDataFile = LIST\nz1.raw\n sub/z2.raw \ngone.raw\n", ["z1.raw", "sub/z2.raw"]),
+        ("NRRD0004\ndata file: z1.raw\n\ncomment a.mhd\na.mhd\n", ["z1.raw"]),
+        ("x" * 5000 + "\n\0\n..\n", []),
+    ],
+)
+def test_data_files_are_those_that_a_header_names_and_there_are(tmp_path, text, names):
+    (tmp_path / "sub").mkdir()
+    for name in ("z1.raw", "sub/z2.raw", "other.raw"):
+        (tmp_path / name).write_bytes(b"voxels")
+    (tmp_path / "a.mhd").write_text(text)
+    study = only(find_studies(tmp_path / "a.mhd"))
+    assert study.files == tuple(tmp_path / name for name in ("a.mhd", *names))
 
 
 def test_a_named_file_is_taken_whatever_its_name_ends_in(tmp_path):
@@ -79,15 +107,36 @@ def test_a_hidden_folder_above_hides_nothing(tmp_path):
     assert only(find_studies(tmp_path / ".cache" / "data")).name == "a"
 
 
-@pytest.mark.parametrize("names", [("p1/a.nii.gz", "p2/a.nii"), ("a.nii.gz", "b/a.nii.gz", "c/a.nii")])
-def test_images_of_one_name_are_a_problem_and_the_others_stay(tmp_path, names):
+@pytest.mark.parametrize(
+    ("names", "cases"),
+    [
+        (("p1/a.nii.gz", "p2/a.nii"), ["p1_a", "p2_a"]),
+        (("a.nii.gz", "b/a.nii.gz", "c/d/a.nii"), ["a", "b_a", "c_d_a"]),
+    ],
+)
+def test_images_of_one_name_are_named_by_their_path(tmp_path, names, cases):
+    for name in (*names, "q/z.nii.gz"):
+        write_stack(tmp_path / name)
+    found = find_studies(tmp_path)
+    assert [study.name for study in found.studies] == [*cases, "z"]
+    assert found.problems == ()
+    for study, name in zip(found.studies, names, strict=False):
+        assert study.source == tmp_path / name
+        assert (study.read().name, study.read().source) == (study.name, study.source)
+
+
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [(("a.nii.gz", "a.nii"), "a"), (("p/a.nii.gz", "p/a.nii"), "p_a"), (("p/a.nii", "a.nii", "p_a.nii"), "p_a")],
+)
+def test_images_that_still_share_a_name_are_a_problem_and_the_others_stay(tmp_path, names, shared):
     for name in (*names, "z.nii.gz"):
         write_stack(tmp_path / name)
     found = find_studies(tmp_path)
-    assert [study.name for study in found.studies] == ["z"]
+    assert [study.name for study in found.studies] == (["a", "z"] if len(names) > 2 else ["z"])
     [problem] = found.problems
-    assert problem.endswith("the results of both would be named a, expected unique names")
-    assert all(str(tmp_path / name) in problem for name in names)
+    assert problem.endswith(f"the results of both would be named {shared}, expected unique names")
+    assert all(str(tmp_path / name) in problem for name in names if len(names) == 2 or name != "a.nii")
 
 
 def test_a_dicom_study_and_an_image_of_one_name_are_a_problem(tmp_path):
@@ -127,3 +176,22 @@ def test_nothing_to_segment_says_what_there_was(tmp_path):
     assert any("broken.dcm: no DICOM file" in problem for problem in caught.value.problems)
     with pytest.raises(InputError, match=r"nowhere: no such file or folder"):
         find_studies(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [
+        ("dbac", ""),
+        ("xay", "t.csv: 2 of 3 cases are no study's: 'x', 'y'; expected "),
+        (
+            "vwxyz",
+            "t.csv: 5 of 5 cases are no study's: 'v', 'w', 'x', ...; expected ",
+        ),
+        ("", ""),
+    ],
+)
+def test_cases_of_a_table_that_are_no_studys_are_told(tmp_path, cases, said):
+    for name in "abcd":
+        write_stack(tmp_path / f"{name}.nii.gz")
+    expected = f"{said}names of studies such as 'a', 'b', 'c'" if said else ""
+    assert unmatched("t.csv", list(cases), find_studies(tmp_path).studies) == expected

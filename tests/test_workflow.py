@@ -1,23 +1,26 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cli
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from dicom_sources import phantom
-from test_images import heart, write_stack
+from test_images import heart, patch_header, write_stack
 from test_temporal import beating
 
 from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import RV
+from cardiac_cine.patients import Known
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
-from cardiac_cine.workflow import Workflow, segment_study
+from cardiac_cine.workflow import Options, Workflow, segment_study
 
 # What these tests do not look at, left out for speed.
 QUICK = {"report": False, "agreement": False}
@@ -61,7 +64,7 @@ def test_a_finished_study_is_done_again_when_something_it_depends_on_changes(seg
 
     assert [status(), status()] == ["done", "skipped"]
     written = (out / "a" / "a_seg.nii.gz").stat().st_mtime_ns
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
+    write_stack(path, SMALL[::-1])
     assert [status(), status()] == ["done", "skipped"]
     assert (out / "a" / "a_seg.nii.gz").stat().st_mtime_ns > written
     for options in ({**QUICK, "stabilise": False}, {**QUICK, "ed_frame": 0}, QUICK):
@@ -72,6 +75,45 @@ def test_a_finished_study_is_done_again_when_something_it_depends_on_changes(seg
     other = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=tmp_path / "other.pt", device="cpu")
     assert [status(network=other), status(network=other)] == ["done", "skipped"]
     assert content_of(out, "a")["software"]["weights"] == str(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path,
+        lambda path: shutil.copytree(path.parent, path.parents[1] / "copy") / path.name,
+        lambda path: path.rename(path.with_name("moved") / path.name),
+    ],
+    ids=["touched", "copied", "moved"],
+)
+def test_a_finished_study_stays_finished_wherever_its_files_lie(segmenter, tmp_path, change):
+    path = write_stack(tmp_path / "data" / "a.nii.gz", SMALL)
+    workflow = Workflow(segmenter, tmp_path / "out", QUICK)
+    workflow.run(find_studies(path)).check()
+    (tmp_path / "data" / "moved").mkdir()
+    path = change(path)
+    os.utime(path, ns=(0, 1_000_000_000))
+    assert statuses(workflow.run(find_studies(path))) == {"a": "skipped"}
+    assert str(path) in (tmp_path / "out" / "measurements.csv").read_text()
+
+
+def test_results_of_another_study_are_not_replaced_unasked(segmenter, tmp_path):
+    first = write_stack(tmp_path / "one" / "a.nii", SMALL)
+    second = write_stack(tmp_path / "two" / "a.nii", SMALL[::-1])
+    stat = first.stat()
+    os.utime(second, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert second.stat().st_size == stat.st_size
+    out = tmp_path / "out"
+    Workflow(segmenter, out, QUICK).run(find_studies(first)).check()
+    before = (out / "a" / "a_measurements.json").read_bytes()
+    [outcome] = Workflow(segmenter, out, QUICK).run(find_studies(second)).outcomes
+    assert outcome.reasons == (
+        f"{second}: {out / 'a'} holds the results of another study of the same case name, {first.resolve()}; expected "
+        "another output_dir, or --overwrite to replace them",
+    )
+    assert (out / "a" / "a_measurements.json").read_bytes() == before
+    Workflow(segmenter, out, {**QUICK, "overwrite": True}).run(find_studies(second)).check()
+    assert content_of(out, "a")["source"] == str(second)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
@@ -122,6 +164,44 @@ def test_a_run_is_checked(segmenter, tmp_path):
     ]
 
 
+def test_what_makes_no_study_is_told_with_the_failed_ones(segmenter, tmp_path):
+    write_stack(tmp_path / "data" / "a.nii.gz", SMALL)
+    (tmp_path / "data" / "c.dcm").write_bytes(b"no DICOM")
+    found = find_studies(tmp_path / "data")
+    Workflow(segmenter, tmp_path / "out", {"agreement": False}).run(found)
+    with (tmp_path / "out" / "measurements.csv").open(newline="") as stream:
+        rows = [(row["case"], row["status"], row["reasons"]) for row in csv.DictReader(stream)]
+    assert rows[0][:2] == ("a", "done")
+    assert rows[1:] == [("", "failed", found.problems[0])]
+    assert "1 problem with files that make no study" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_cases_of_tables_that_are_no_studys_are_told_and_stop_nothing(segmenter, tmp_path, failing):
+    (unreadable if failing else lambda folder, name: write_stack(folder / f"{name}.nii.gz", SMALL))(tmp_path, "a")
+    options = {"agreement": False, "patients": {"a": Known("F"), "b": Known("M")}}
+    reference = {"a": {"lv_ef_percent": 60.0}, "z": {"lv_ef_percent": 50.0}}
+    run = Workflow(segmenter, tmp_path / "out", options).run(find_studies(tmp_path), reference=reference)
+    assert run.not_used == (
+        "patients_csv: 1 of 2 cases are no study's: 'b'; expected names of studies such as 'a'",
+        "reference_csv: 1 of 2 cases are no study's: 'z'; expected names of studies such as 'a'",
+    )
+    assert bool(run.failures()) == failing
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["not_used"] == list(run.not_used)
+    assert "Agreement with the reference" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(("step_ms", "expected_s"), [(200.0, 0.2), (None, 0.25)])
+def test_the_masks_time_step_is_that_of_the_phases_times(segmenter, tmp_path, step_ms, expected_s):
+    path = write_stack(tmp_path / "a.nii", np.stack([SMALL] * 4, -1))
+    if step_ms:
+        patch_header(path, pixdim=[1, 1.6, 1.3, 8, step_ms, 0, 0, 0], xyzt_units=2 + 16)
+    options = {**QUICK, "patients": {"a": Known(heart_rate_bpm=60.0)}}
+    Workflow(segmenter, tmp_path / "out", options).run(find_studies(path)).check()
+    image = nib.load(tmp_path / "out" / "a" / "a_seg.nii.gz")
+    assert image.header.get_zooms()[3] == pytest.approx(expected_s)
+
+
 def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
     path = write_stack(tmp_path / "a.nii.gz", SMALL)
     [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom": True}).run(find_studies(path)).outcomes
@@ -130,12 +210,29 @@ def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
     assert not (tmp_path / "out" / "a").exists()
 
 
-@pytest.mark.parametrize("frames", [{"ed_frame": 1}, {"es_frame": -1}])
-def test_a_phase_that_there_is_not_fails_the_study(segmenter, tmp_path, frames):
+def test_phases_that_there_are_not_fail_the_study_before_it_is_segmented(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmenter, "segment_cine", None)
     path = write_stack(tmp_path / "a.nii.gz", SMALL)
-    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, **frames}).run(find_studies(path)).outcomes
-    [(name, value)] = frames.items()
-    assert outcome.reasons == (f"{path}: {name} is {value}, expected 0 to 0",)
+    options = {**QUICK, "ed_frame": 1, "es_frame": 2}
+    [outcome] = Workflow(segmenter, tmp_path / "out", options).run(find_studies(path)).outcomes
+    assert outcome.reasons == (f"{path}: ed_frame is 1, expected 0 to 0", f"{path}: es_frame is 2, expected 0 to 0")
+    assert not outcome.unexpected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ed_frame": -1}, "ed_frame is -1, expected a phase counted from 0"),
+        ({"es_frame": True}, "es_frame is True, expected a phase counted from 0"),
+        ({"ed_frame": 1.0}, "ed_frame is 1.0, expected a phase counted from 0"),
+        ({"es_frame": "ten"}, "es_frame is 'ten', expected a phase counted from 0"),
+        ({"ed_frame": 3, "es_frame": 3}, "ed_frame and es_frame are both 3, expected two different phases"),
+        ({"report": "maybe"}, "report is 'maybe', expected true or false"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Options(**options)
 
 
 def test_unknown_options_and_a_file_as_folder_are_refused(segmenter, tmp_path):

@@ -10,6 +10,8 @@ from cardiac_cine import geometry
 from cardiac_cine.images import Frame
 
 MS_PER_MINUTE = 60_000.0
+# Key of a cine's "about" that says how the length of its cycle came about.
+CYCLE = "cycle"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,13 @@ class Cine:
     def heart_rate_bpm(self) -> float:
         """Beats a minute, NaN where the length of the cycle is unknown."""
         return MS_PER_MINUTE / self.rr_ms
+
+    @property
+    def time_step_ms(self) -> float:
+        """Mean time between phases: by their times, else as if they filled the cycle; NaN where both are unknown."""
+        if self.times_ms is None or self.phases == 1:
+            return self.rr_ms / self.phases
+        return (self.times_ms[-1] - self.times_ms[0]) / (self.phases - 1)
 
     def frame(self, phase: int) -> Frame:
         """Return one phase, counted from 0, as float32."""

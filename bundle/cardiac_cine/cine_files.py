@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
-from cardiac_cine.cine import Cine
+from cardiac_cine.cine import CYCLE, Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import read_nifti
 from cardiac_cine.stacks import affine_problems, check_voxels, grid_problems
@@ -43,7 +43,7 @@ def read_cine(path: Path) -> Cine:
 
     Returns:
         The cine. Times are known where the file has a time between phases that makes a heart's cycle; the first
-        phase is then at 0 ms.
+        phase is then at 0 ms, and the phases are taken to fill the cycle, as "about" says under ``CYCLE``.
 
     Raises:
         InputError: with all that is wrong with the file, its grid or its voxels.
@@ -64,6 +64,14 @@ def read_cine(path: Path) -> Cine:
         affine=affine,
         times_ms=tuple(step_ms * phase for phase in range(phases)) if known else None,
         rr_ms=step_ms * phases if known else math.nan,
+        about={CYCLE: _cycle_note(phases, step_ms)} if known else {},
+    )
+
+
+def _cycle_note(phases: int, step_ms: float) -> str:
+    return (
+        f"{phases} phases x {step_ms:.1f} ms = {phases * step_ms:.0f} ms. If the scan does not cover the whole cycle, "
+        "the heart rate is too high."
     )
 
 
@@ -93,7 +101,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     affine[:3, :3] = direction * spacing[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
     affine = _LPS_TO_RAS @ affine
-    problems = affine_problems(affine)
+    problems = affine_problems(affine, array.shape)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])
     for phase in range(array.shape[3]):

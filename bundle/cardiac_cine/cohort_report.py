@@ -6,7 +6,7 @@ One HTML file; nothing is fetched, and the one script in it, which sorts the tab
 import base64
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -39,20 +39,19 @@ _DISTRIBUTIONS = ("lv_ef_percent", "lv_edv_ml", "lv_esv_ml", "lv_mass_g", "rv_ef
 _EXPECTED_CSV = "expected a CSV with the column case and columns such as lv_ef_percent and lv_edv_ml"
 
 
-def read_reference_csv(path: Path, cases: Collection[str] | None = None) -> dict[str, dict[str, float]]:
+def read_reference_csv(path: Path) -> dict[str, dict[str, float]]:
     """Read reference values to hold a cohort against.
 
     Args:
         path: CSV with the column ``case`` and a column for every quantity, named as in the measurements
             (``lv_ef_percent``, ``lv_edv_ml`` ...); an empty cell is no value.
-        cases: the cohort's cases, of which the reference's must be; None leaves that to :func:`write_cohort`.
 
     Returns:
         Case to quantity to value.
 
     Raises:
-        InputError: no such file, no CSV, an unknown or repeated column or case, or a cell that is no number; all
-            of them at once.
+        InputError: no such file, no CSV, an unknown or repeated column, a repeated case, or a cell that is no number;
+            all of them at once.
     """
     columns, rows = read_csv(path, _EXPECTED_CSV)
     if "case" not in columns:
@@ -65,8 +64,6 @@ def read_reference_csv(path: Path, cases: Collection[str] | None = None) -> dict
         case = row["case"] or ""
         if case in values:
             problems.append(f"{path}, line {line}: case {case!r} comes twice")
-        elif cases is not None and case not in cases:
-            problems.append(f"{path}, line {line}: {_unknown_case(case, cases)}")
         if None in row:
             problems.append(f"{path}, line {line}: more cells than columns")
         values[case] = {}
@@ -94,29 +91,35 @@ def write_cohort(
     Args:
         studies: of each ``case``; ``status``, "done" or "failed"; where done the keys of ``Measurements.to_dict()``
             (None for what is undefined), ``quality_flags``, mappings of ``code`` and ``reason``, and ``report``, a path
-            relative to the page; where failed ``reasons``.
+            relative to the page; where failed ``reasons``. A failed one whose case is "" is a problem with files that
+            make no study.
         path: HTML file to write, whole or not at all.
-        reference: case to quantity to value, see :func:`read_reference_csv`; None for no comparison.
+        reference: case to quantity to value, see :func:`read_reference_csv`; None for no comparison. Cases beyond the
+            studies are left aside.
         created: when; now where left out.
 
     Raises:
-        InputError: the reference has a case or a quantity that the cohort does not have.
+        InputError: the reference has a quantity that there is not.
     """
-    if reference is not None:
-        _check_reference(reference, [study["case"] for study in studies])
+    _check_quantities(reference or {})
     done = sorted(
         (study for study in studies if study["status"] == "done"),
         key=lambda study: (-len(study["quality_flags"]), study["case"]),
     )
-    failed = sorted((study for study in studies if study["status"] != "done"), key=lambda study: study["case"])
+    failed = sorted(
+        (study for study in studies if study["status"] != "done"), key=lambda study: (not study["case"], study["case"])
+    )
+    # A single phase may be any: its volume is no end-diastolic one to compare with others'.
+    cines = [study for study in done if study["phases"] > 1]
     script = Path(__file__).with_name("templates").joinpath("sort.js").read_text(encoding="utf-8")
     content = {
-        "counts": _counts(studies, done),
+        "counts": _counts(done, failed),
         "failed": failed,
+        "not_measured": _not_measured(failed),
         "columns": [QUANTITIES[key] for key in _COLUMNS],
         "rows": [_row(study) for study in done],
-        "histograms": _histograms(done),
-        "summary": [_summary_row(QUANTITIES[key], _values(done, key)) for key in _COLUMNS],
+        "histograms": _histograms(cines),
+        "summary": [_summary_row(QUANTITIES[key], _values(cines, key)) for key in _COLUMNS],
         "agreement": None if reference is None else _agreement(done, reference),
         "script": Markup(script),
         # Only the script with this hash may run, see Content Security Policy Level 3.
@@ -125,17 +128,10 @@ def write_cohort(
     write_page("cohort.html.jinja", content, path, created)
 
 
-def _check_reference(reference: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> None:
-    problems = [f"reference: {_unknown_case(case, cases)}" for case in reference if case not in cases]
+def _check_quantities(reference: Mapping[str, Mapping[str, float]]) -> None:
     unknown = sorted({key for values in reference.values() for key in values if key not in QUANTITIES})
-    problems += [f"reference: unknown quantity {key!r}, {_expected_keys()}" for key in unknown]
-    if problems:
-        raise InputError(problems)
-
-
-def _unknown_case(case: str, cases: Collection[str]) -> str:
-    some = ", ".join(sorted(cases)[:3])
-    return f"unknown case {case!r}, expected one of the cohort's {len(cases)}, such as {some}"
+    if unknown:
+        raise InputError([f"reference: unknown quantity {key!r}, {_expected_keys()}" for key in unknown])
 
 
 def _expected_keys() -> str:
@@ -150,10 +146,21 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _counts(studies: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]) -> str:
+def _counts(done: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> str:
     flagged = sum(bool(study["quality_flags"]) for study in done)
-    noun = "study" if len(studies) == 1 else "studies"
-    return f"{len(studies)} {noun}: {len(done)} measured, {flagged} of them flagged, {len(studies) - len(done)} failed"
+    count = len(done) + sum(bool(study["case"]) for study in failed)
+    noun = "study" if count == 1 else "studies"
+    return f"{count} {noun}: {len(done)} measured, {flagged} of them flagged, {_not_measured(failed)}"
+
+
+def _not_measured(failed: Sequence[Mapping[str, Any]]) -> str:
+    problems = sum(not study["case"] for study in failed)
+    return f"{len(failed) - problems} failed" + (f", {problems_text(problems)}" if problems else "")
+
+
+def problems_text(count: int) -> str:
+    """Return how many problems there are with files that make no study; one file may have several."""
+    return f"{count} problem{'s' * (count != 1)} with files that make no study"
 
 
 def _row(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,11 +178,11 @@ def _values(studies: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [math.nan if study[key] is None else float(study[key]) for study in studies]
 
 
-def _histograms(done: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    flagged = [bool(study["quality_flags"]) for study in done]
+def _histograms(cines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    flagged = [bool(study["quality_flags"]) for study in cines]
     figures = []
     for key in _DISTRIBUTIONS:
-        values = _values(done, key)
+        values = _values(cines, key)
         found = summarise(values)
         if found.n > 1:
             quantity = QUANTITIES[key]

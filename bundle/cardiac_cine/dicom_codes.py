@@ -77,7 +77,9 @@ def private(code: str, meaning: str) -> Code:
 
 
 _CYCLE_PHASE = Code("246092007", "SCT", "Cardiac cycle phase")
+# Papillary muscles count to the cavity, so what is measured of the myocardium is without them.
 _PAPILLARY = (codes.DCM.PapillaryMuscleIncludedExcluded, codes.DCM.PapillaryMuscleIncluded)
+_NO_PAPILLARY = (codes.DCM.PapillaryMuscleIncludedExcluded, codes.DCM.PapillaryMuscleExcluded)
 
 GROUPS = (
     Group(
@@ -148,7 +150,7 @@ GROUPS = (
             ("wall_thickness_ed_mm", codes.DCM.WallThickness, _MM),
         ),
         phases=("ed_frame",),
-        evaluations=((_CYCLE_PHASE, codes.SCT.EndDiastole), _PAPILLARY),
+        evaluations=((_CYCLE_PHASE, codes.SCT.EndDiastole), _NO_PAPILLARY),
     ),
     Group(
         "Left ventricular myocardium, end-systole",
@@ -158,7 +160,7 @@ GROUPS = (
             ("wall_thickness_es_mm", codes.DCM.WallThickness, _MM),
         ),
         phases=("es_frame",),
-        evaluations=((_CYCLE_PHASE, codes.SCT.EndSystole), _PAPILLARY),
+        evaluations=((_CYCLE_PHASE, codes.SCT.EndSystole), _NO_PAPILLARY),
     ),
     Group(
         "Left ventricular myocardium, thickening",

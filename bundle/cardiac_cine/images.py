@@ -29,6 +29,8 @@ from cardiac_cine.stacks import CYCLE_MS, affine_problems, check_voxels, grid_pr
 
 # The rule of inference.json's "is_frame": no hidden file, no reference, no earlier result, no cine.
 FRAME_NAME = re.compile(r"(?!\.)(.+)(?<!_gt)(?<!_seg)(?<!_label)(?<!_4d)\.nii(\.gz)?")
+# In capitals, too, as nibabel finds them; it does not find .Nii.
+_SUFFIX = re.compile(r"\.(nii|NII)(\.gz|\.GZ)?$")
 RESULT_POSTFIX = "_seg.nii.gz"
 EXPECTED = "expected one 3D NIfTI frame (.nii or .nii.gz)"
 EXPECTED_CINE = "expected a NIfTI cine or frame (.nii or .nii.gz)"
@@ -38,6 +40,8 @@ GRID_TOLERANCE_MM = 0.1
 
 _CHUNK_BYTES = 1 << 20
 _MS_PER_UNIT = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
+# What nibabel and others write where nobody told the time, in whatever unit.
+_DEFAULT_STEP = 1.0
 _LISTED_VALUES = 5
 _UNREADABLE = (
     ImageFileError,
@@ -77,8 +81,8 @@ class Frame:
 
 
 def case_name(path: Path) -> str:
-    """Return a NIfTI file's name without .nii or .nii.gz, the name its results are written under."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """Return a NIfTI file's name without .nii or .nii.gz, also in capitals: the name its results are written under."""
+    return _SUFFIX.sub("", path.name)
 
 
 def find_frames(folder: Path) -> list[Path]:
@@ -239,7 +243,7 @@ def _open(path: Path, expected: str) -> nib.Nifti1Image:
         raise InputError(f"{path}: a folder, {expected}")
     if not path.is_file():
         raise InputError(f"{path}: no such file, {expected}")
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not _SUFFIX.search(path.name):
         raise InputError(f"{path}: not named as NIfTI, {expected}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty, {expected}")
@@ -267,14 +271,16 @@ def _true_affine(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
             image.set_sform(image.get_qform())
         except ValueError as error:
             return image.affine, [f"neither sform nor qform is usable ({error}), expected an affine that fits pixdim"]
-    return image.affine, affine_problems(image.affine)
+    return image.affine, affine_problems(image.affine, image.shape)
 
 
 def _time_step_ms(image: nib.Nifti1Image) -> float:
-    """Return the time between phases, NaN where the header has none that makes a heart's cycle."""
+    """Return the time between phases, NaN where the header has its default or none that makes a heart's cycle."""
     if len(image.shape) < 4 or image.shape[3] < 2:
         return math.nan
     step, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
+    if step == _DEFAULT_STEP:
+        return math.nan
     for factor in [_MS_PER_UNIT[unit]] if unit in _MS_PER_UNIT else [1000.0, 1.0]:
         if CYCLE_MS[0] <= step * factor * image.shape[3] <= CYCLE_MS[1]:
             return step * factor
@@ -284,7 +290,7 @@ def _time_step_ms(image: nib.Nifti1Image) -> float:
 def _voxels(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     """Read the voxels: as stored where the file has no scaling, as float32 otherwise."""
     try:
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             # nibabel stops short of the checksum at the end of the stream.
             with gzip.open(path) as stream:
                 while stream.read(_CHUNK_BYTES):

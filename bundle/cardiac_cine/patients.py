@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cardiac_cine.cine import MS_PER_MINUTE, Cine
+from cardiac_cine.cine import CYCLE, MS_PER_MINUTE, Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import read_csv
 
 # Between the smallest child and the tallest and heaviest adult on record; beyond, the unit is another one.
 LIMITS = {"height_cm": (30.0, 275.0), "weight_kg": (1.0, 650.0), "heart_rate_bpm": (24.0, 200.0)}
+# A heart rate on paper was not counted in the very beats of the cine; more than a tenth apart, one of both is wrong.
+MAX_DIFFERENCE = 0.1
 COLUMNS = ("case", "sex", *LIMITS)
 SEXES = ("M", "F", "")
 _EXPECTED = f"expected a CSV with the column case and some of {', '.join(COLUMNS[1:])}"
@@ -67,7 +69,8 @@ def read_patients_csv(path: Path | str | None) -> dict[str, Known]:
 def complete(cine: Cine, known: Mapping[str, Known]) -> Cine:
     """Return a cine with what is known of its patient in place of what its files say.
 
-    With a heart rate, phases without times are taken to be spread evenly over the cycle, which a remark tells.
+    With a heart rate, phases without times are taken to be spread evenly over the cycle. A remark tells that, or that
+    the heart rate does not fit the files.
 
     Args:
         cine: the cine.
@@ -83,15 +86,25 @@ def complete(cine: Cine, known: Mapping[str, Known]) -> Cine:
     if math.isnan(facts.heart_rate_bpm):
         return replace(cine, patient=patient)
     rr_ms = MS_PER_MINUTE / facts.heart_rate_bpm
-    if cine.times_ms is not None or cine.phases < 2:
-        return replace(cine, patient=patient, rr_ms=rr_ms)
+    times_ms, remarks = cine.times_ms, _doubts(cine, facts.heart_rate_bpm)
+    if times_ms is None and cine.phases > 1:
+        times_ms = tuple(rr_ms * phase / cine.phases for phase in range(cine.phases))
+        remarks.append("The phases are taken to be spread evenly over the cycle of the given heart rate.")
+    about = {key: value for key, value in cine.about.items() if key != CYCLE}
     return replace(
-        cine,
-        patient=patient,
-        rr_ms=rr_ms,
-        times_ms=tuple(rr_ms * phase / cine.phases for phase in range(cine.phases)),
-        remarks=(*cine.remarks, "The phases are taken to be spread evenly over the cycle of the given heart rate."),
+        cine, patient=patient, rr_ms=rr_ms, times_ms=times_ms, about=about, remarks=(*cine.remarks, *remarks)
     )
+
+
+def _doubts(cine: Cine, heart_rate_bpm: float) -> list[str]:
+    """Return how a given heart rate contradicts the files: their cycle, or else the span of their phases."""
+    rr_ms = MS_PER_MINUTE / heart_rate_bpm
+    given = f"The given heart rate of {heart_rate_bpm:.0f} beats a minute makes a cycle of {rr_ms:.0f} ms"
+    if abs(rr_ms - cine.rr_ms) > MAX_DIFFERENCE * cine.rr_ms:
+        return [f"{given}, that of the files is {cine.rr_ms:.0f} ms; the given one is used."]
+    times_ms = cine.times_ms or (0.0,)
+    span_ms = times_ms[-1] - times_ms[0]
+    return [f"{given}, but the phases span {span_ms:.0f} ms."] if rr_ms < span_ms else []
 
 
 def _number(text: str, key: str, where: str, problems: list[str]) -> float:

@@ -21,8 +21,9 @@ SLICES = (2, 100)
 MAX_PHASES = 200
 # 200 to 24 beats a minute: a time between phases that makes another cycle is no time.
 CYCLE_MS = (300.0, 2500.0)
-# Orthogonal axes span a unit cube of volume 1, parallel ones of 0.
-MIN_AXES_DETERMINANT = 0.1
+# Volumes are measured as if the axes were orthogonal: over the whole stack the slices may lean, and over the image rows
+# and columns may be skewed, by at most this many pixels.
+MAX_LEAN_PIXELS = 1.0
 
 
 def check_voxels(array: np.ndarray, path: Path, where: str = "") -> None:
@@ -81,11 +82,32 @@ def grid_problems(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[str
     return problems
 
 
-def affine_problems(affine: np.ndarray) -> list[str]:
-    """Tell what keeps a 4 x 4 matrix from being an affine: numbers that are not finite, axes that coincide."""
+def affine_problems(affine: np.ndarray, shape: Sequence[int]) -> list[str]:
+    """Tell what keeps a 4 x 4 matrix from being the affine of a stack with orthogonal axes.
+
+    Args:
+        affine: voxel to world, mm.
+        shape: (x, y, z) or (x, y, z, t), in voxels.
+
+    Returns:
+        A sentence for numbers that are not finite, for skewed rows and columns, or for slices that are not stacked
+        along their normal; none where all is well.
+    """
     if not np.isfinite(affine).all():
         return [f"an affine of {affine.tolist()}, expected finite numbers"]
-    determinant = abs(np.linalg.det(affine[:3, :3])) / np.prod(geometry.spacing_mm(affine))
-    if determinant < MIN_AXES_DETERMINANT:
-        return [f"a singular affine {affine.tolist()}, expected three axes of their own directions"]
+    spacing = np.array(geometry.spacing_mm(affine))
+    x, y, _ = (affine[:3, :3] / spacing).T
+    length = (np.array(shape[:3]) - 1) * spacing
+    pixel = MAX_LEAN_PIXELS * spacing[:2].min()
+    expected = f"expected at most a pixel ({pixel:.2f} mm)"
+    skew = abs(x @ y) * length[:2].max()
+    if skew > pixel:
+        return [
+            f"rows and columns are skewed by {skew:.2f} mm over the image, {expected}: axes that are not orthogonal"
+        ]
+    normal = np.cross(x, y)
+    stacked = affine[:3, 2] * (shape[2] - 1)
+    lean = np.linalg.norm(stacked - (stacked @ normal) * normal / (normal @ normal))
+    if lean > pixel:
+        return [f"the slices lean up to {lean:.2f} mm beside their common normal, {expected}: a sheared stack"]
     return []

@@ -19,6 +19,7 @@ from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain, write_json
+from cardiac_cine.fingerprints import fingerprint, other_study, same_results
 from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
@@ -26,7 +27,7 @@ from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
 from cardiac_cine.quality import quality_flags
 from cardiac_cine.segmenter import Segmenter
-from cardiac_cine.studies import Found, Study
+from cardiac_cine.studies import Found, Study, unmatched
 from cardiac_cine.tables import write_table
 from cardiac_cine.temporal import stabilise
 from cardiac_cine.weights import sha256, versions
@@ -56,6 +57,9 @@ class Options:
         agreement: let the network see end-diastole and end-systole in variants, for the flag of low confidence.
         overwrite: do finished studies again.
         patients: case to what is known of its patient beside the files, see :mod:`cardiac_cine.patients`.
+
+    Raises:
+        InputError: a switch that is neither true nor false, or frames that are no two different numbers from 0.
     """
 
     report: bool = True
@@ -70,6 +74,12 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("report", "dicom", "stabilise", "agreement", "overwrite"):
             object.__setattr__(self, name, flag(name, getattr(self, name)))
+        for name in ("ed_frame", "es_frame"):
+            frame = getattr(self, name)
+            if frame is not None and (type(frame) is not int or frame < 0):
+                raise InputError(f"{name} is {frame!r}, expected a phase counted from 0")
+        if self.ed_frame is not None and self.ed_frame == self.es_frame:
+            raise InputError(f"ed_frame and es_frame are both {self.ed_frame}, expected two different phases")
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class Run:
         problems: what should have been a study and is none.
         left_out: series that are no short-axis cine.
         interrupted: stopped from outside.
+        not_used: cases of tables beside the studies that are no study's, one sentence for each table.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -108,6 +119,7 @@ class Run:
     problems: tuple[str, ...]
     left_out: tuple[str, ...]
     interrupted: bool
+    not_used: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Return how many studies have a status."""
@@ -129,7 +141,8 @@ class Workflow:
 
     Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
     ``CASE/CASE_report.html``. The measurements are written last: with them a study is finished, and another run with
-    the same input, weights and options leaves it alone.
+    files of the same content, wherever they lie, the same weights and options leaves it alone. What another study of
+    the same case name left there is not replaced unless ``overwrite`` says so.
 
     Args:
         segmenter: makes the masks.
@@ -138,7 +151,7 @@ class Workflow:
 
     Raises:
         TypeError: an option that there is not.
-        InputError: ``output_dir`` is a file.
+        InputError: ``output_dir`` is a file, or as :class:`Options`.
     """
 
     def __init__(self, segmenter: Segmenter, output_dir: Path | str, options: Mapping[str, Any] | None = None) -> None:
@@ -159,8 +172,9 @@ class Workflow:
         """Segment all studies; one that fails does not keep the others from being done.
 
         Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached, flagged ones first and
-        failed ones last, ``index.html`` shows the same where reports are wanted, and ``segment.json`` says what was
-        done with which weights and versions.
+        failed ones last, with a row for each problem with files that make no study. ``index.html`` shows the same where
+        reports are wanted, and ``segment.json`` says what was done with which weights and versions, and which cases of
+        the reference and of the patients are no study's.
 
         Args:
             found: the studies.
@@ -174,16 +188,18 @@ class Workflow:
                 outcomes.append(self._outcome(study))
         except KeyboardInterrupt:
             interrupted = True
-        run = Run(tuple(outcomes), found.studies[len(outcomes) :], found.problems, found.left_out, interrupted)
+        not_reached = found.studies[len(outcomes) :]
+        tables = {"patients_csv": self.options.patients, "reference_csv": reference or {}}
+        not_used = tuple(filter(None, (unmatched(name, cases, found.studies) for name, cases in tables.items())))
+        run = Run(tuple(outcomes), not_reached, found.problems, found.left_out, interrupted, not_used)
         self._summarise(run, reference)
         return run
 
     def _summarise(self, run: "Run", reference: Mapping[str, Any] | None) -> None:
         rows = [self._row(outcome) for outcome in run.outcomes]
+        rows += [_failed_row("", "", [problem]) for problem in run.problems]
         rows.sort(key=lambda row: (row["status"] == FAILED, not row["quality_flags"], row["case"]))
         write_table(rows, self.output_dir / TABLE)
-        if self.options.report:
-            cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
         summary = {
             "studies": [
                 {"case": o.name, "source": o.source, "status": o.status, "reasons": o.reasons} for o in run.outcomes
@@ -191,17 +207,20 @@ class Workflow:
             "not_reached": [study.source for study in run.not_reached],
             "problems": run.problems,
             "left_out": run.left_out,
+            "not_used": run.not_used,
             "options": asdict(self.options),
             **self.software,
         }
         write_json(summary, self.output_dir / SUMMARY)
+        if self.options.report:
+            cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
 
     def _outcome(self, study: Study) -> Outcome:
         try:
-            fingerprint = self._fingerprint(study)
-            if not self.options.overwrite and self._is_finished(study.name, fingerprint):
+            current = fingerprint(study, self._settings(study.name))
+            if not self.options.overwrite and self._is_finished(study, current):
                 return Outcome(study.name, study.source, SKIPPED)
-            self._process(study, fingerprint)
+            self._process(study, current)
         except InputError as error:
             return Outcome(study.name, study.source, FAILED, error.problems)
         except Exception as error:  # one study's failure, whatever it is, must not cost the others
@@ -210,8 +229,9 @@ class Workflow:
             return Outcome(study.name, study.source, FAILED, (reason,), unexpected=True)
         return Outcome(study.name, study.source, DONE)
 
-    def _process(self, study: Study, fingerprint: dict[str, Any]) -> None:
+    def _process(self, study: Study, current: Mapping[str, Any]) -> None:
         cine = complete(study.read(), self.options.patients)
+        self._check_frames(cine)
         if self.options.dicom:
             check_sources(cine)
         masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
@@ -221,8 +241,8 @@ class Workflow:
             times_ms=cine.times_ms,
             rr_ms=cine.rr_ms,
             patient=cine.patient,
-            ed_frame=_checked_frame("ed_frame", self.options.ed_frame, cine),
-            es_frame=_checked_frame("es_frame", self.options.es_frame, cine),
+            ed_frame=self.options.ed_frame,
+            es_frame=self.options.es_frame,
         )
         key_phases = (found.ed_frame, found.es_frame)
         uncertainty = self.segmenter.agreement(cine, key_phases) if self.options.agreement else None
@@ -241,7 +261,7 @@ class Workflow:
             "stabilised": [{"slice": z, "phase": phase} for z, phase in replaced],
             "quality_flags": [{"code": flag.code, "reason": flag.reason} for flag in flags],
             "software": self.software,
-            "fingerprint": fingerprint,
+            "fingerprint": current,
         }
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
@@ -249,6 +269,13 @@ class Workflow:
             write_json(content, Path(staging) / cine.name / MEASUREMENTS.format(case=cine.name))
             names = [name.format(case=cine.name) for name in (MEASUREMENTS, REPORT, DICOM_SEG, DICOM_SR)]
             _publish(Path(staging) / cine.name, self.output_dir / cine.name, names)
+
+    def _check_frames(self, cine: Cine) -> None:
+        frames = {"ed_frame": self.options.ed_frame, "es_frame": self.options.es_frame}
+        beyond = {name: frame for name, frame in frames.items() if frame is not None and frame >= cine.phases}
+        if beyond:
+            expected = f"expected 0 to {cine.phases - 1}"
+            raise InputError([f"{cine.source}: {name} is {frame}, {expected}" for name, frame in beyond.items()])
 
     def _write(
         self,
@@ -260,8 +287,8 @@ class Workflow:
         staging: Path,
     ) -> None:
         is_cine = cine.phases > 1
-        step_ms = cine.rr_ms / cine.phases
-        write_mask(masks if is_cine else masks[..., 0], cine.affine, staging, cine.name, time_step_ms=step_ms)
+        mask = masks if is_cine else masks[..., 0]
+        write_mask(mask, cine.affine, staging, cine.name, time_step_ms=cine.time_step_ms)
         folder = staging / cine.name
         if self.options.report and is_cine:
             path = folder / REPORT.format(case=cine.name)
@@ -273,22 +300,25 @@ class Workflow:
             seg = write_seg(cine, masks, folder / DICOM_SEG.format(case=cine.name), phases=phases, software=software)
             write_sr(cine, found, flags, folder / DICOM_SR.format(case=cine.name), seg=seg, software=software)
 
-    def _fingerprint(self, study: Study) -> dict[str, Any]:
-        """Return what a finished study's results depend on."""
-        stats = [path.stat() for path in study.files]
+    def _settings(self, case: str) -> dict[str, Any]:
+        """Return what a study's results depend on besides its files."""
         return {
-            "files": len(stats),
-            "bytes": sum(stat.st_size for stat in stats),
-            "modified_ns": max((stat.st_mtime_ns for stat in stats), default=0),
             "weights_sha256": self.model,
             "version": versions()["cardiac_cine"],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "patients")},
-            "patient": plain(asdict(self.options.patients.get(study.name, Known()))),
+            "patient": plain(asdict(self.options.patients.get(case, Known()))),
         }
 
-    def _is_finished(self, case: str, fingerprint: Mapping[str, Any]) -> bool:
-        content = self._read(case)
-        return content is not None and content.get("fingerprint") == fingerprint
+    def _is_finished(self, study: Study, current: Mapping[str, Any]) -> bool:
+        """Tell whether a study's results are there; raise InputError where another study's are."""
+        earlier = (self._read(study.name) or {}).get("fingerprint")
+        other = other_study(earlier, current)
+        if other:
+            raise InputError(
+                f"{study.source}: {self.output_dir / study.name} holds the results of another study of the same case "
+                f"name, {other}; expected another output_dir, or --overwrite to replace them"
+            )
+        return same_results(earlier, current)
 
     def _read(self, case: str) -> dict[str, Any] | None:
         path = self.output_dir / case / MEASUREMENTS.format(case=case)
@@ -299,12 +329,17 @@ class Workflow:
         return content if isinstance(content, dict) else None
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
-        row: dict[str, Any] = {"case": outcome.name, "source": str(outcome.source), "quality_flags": []}
         if outcome.status == FAILED:
-            return {**row, "status": FAILED, "reasons": list(outcome.reasons)}
+            return _failed_row(outcome.name, str(outcome.source), outcome.reasons)
         report = Path(outcome.name) / REPORT.format(case=outcome.name)
         link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
-        return {**row, **(self._read(outcome.name) or {}), **link, "status": DONE, "reasons": []}
+        # A finished study may have moved since.
+        place = {"case": outcome.name, "source": str(outcome.source)}
+        return {"quality_flags": [], **(self._read(outcome.name) or {}), **place, **link, "status": DONE, "reasons": []}
+
+
+def _failed_row(case: str, source: str, reasons: Sequence[str]) -> dict[str, Any]:
+    return {"case": case, "source": source, "status": FAILED, "reasons": list(reasons), "quality_flags": []}
 
 
 def segment_study(
@@ -327,12 +362,6 @@ def segment_study(
         for phase in sorted({phase for _, phase in replaced}):
             masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
     return masks, replaced
-
-
-def _checked_frame(name: str, frame: int | None, cine: Cine) -> int | None:
-    if frame is not None and not 0 <= frame < cine.phases:
-        raise InputError(f"{cine.source}: {name} is {frame}, expected 0 to {cine.phases - 1}")
-    return frame
 
 
 def _publish(staged: Path, folder: Path, names: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The cines at a path as a list shows them, before any voxel is read: whose they are and how many phases they have."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from nibabel.filebasedimages import ImageFileError
 
 from cardiac_cine.cine import Cine
-from cardiac_cine.cine_files import NIFTI_SUFFIXES
+from cardiac_cine.cine_files import NIFTI_SUFFIXES, case_name
 from cardiac_cine.datasets.dicom_cine import Stack
 from cardiac_cine.errors import InputError
 from cardiac_cine.studies import Study, find_studies
@@ -31,8 +31,8 @@ class Listed:
         identity: tells it from all others for as long as it exists, whatever else comes or goes: the
             StudyInstanceUID, or the file's path below the folder of studies.
         name: the case.
-        patient: the PatientID; for image files the folder's name where that is a patient's, else what the name begins
-            with.
+        patient: the PatientID; for image files the folder's name where that is a patient's, its path below the folder
+            of studies where others are called so, too, else what the file's name begins with.
         group: pathology, "" where unknown.
         phases: how many.
         version: what it is made of as it is listed; another value may be another cine under the same identity.
@@ -149,14 +149,17 @@ def _patients(studies: Sequence[Study], root: Path) -> dict[Path, str]:
     stems: dict[Path, set[str]] = defaultdict(set)
     for study in studies:
         stems[study.source.parent].add(_stem(study))
+    same_name = Counter(folder.name for folder in stems)
     patients = {}
     for study in studies:
         folder = study.source.parent
         # A folder such as imagesTr holds many patients, whose files are not called as it is.
         own = len(stems[folder]) == 1 or all(stem.startswith(folder.name) for stem in stems[folder])
-        patients[study.source] = folder.name if folder != root and own else _stem(study)
+        called = folder.name if same_name[folder.name] == 1 else "_".join(folder.relative_to(root).parts)
+        patients[study.source] = called if folder != root and own else _stem(study)
     return patients
 
 
 def _stem(study: Study) -> str:
-    return _PHASE_SUFFIX.sub("", study.name) or study.name
+    name = case_name(study.source)
+    return _PHASE_SUFFIX.sub("", name) or name

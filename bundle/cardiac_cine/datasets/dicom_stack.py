@@ -13,14 +13,15 @@ import numpy as np
 
 from cardiac_cine.datasets.dicom_headers import Plane
 from cardiac_cine.errors import InputError
+from cardiac_cine.stacks import MAX_LEAN_PIXELS
 
 # Origins closer than this along the normal are one slice; slices of a cine lie at least 4 mm apart.
 SAME_SLICE_MM = 1.0
 # Headers round positions to micrometres; distances that differ by more than a hundredth were prescribed unevenly, and
 # beyond a tenth no common spacing gives the volume.
 NOTED_SPACING, MAX_SPACING = 0.01, 0.1
-# A stack may lean this far off its normal, in mm, before it is remarked on, and at most this many pixels.
-NOTED_LEAN_MM, MAX_LEAN_PIXELS = 0.1, 1.0
+# A stack may lean this far off its normal, in mm, before it is remarked on.
+NOTED_LEAN_MM = 0.1
 # Directions of rows and columns are orthonormal to the digits that headers keep.
 ORTHONORMAL = 1e-3
 # Cycles beyond these limits are a header's placeholder (30 to 300 beats a minute).
