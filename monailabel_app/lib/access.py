@@ -20,6 +20,8 @@ from starlette.types import Scope
 from cardiac_cine.errors import InputError
 
 SESSION_SECONDS = 12 * 3600
+# Fewer can be guessed.
+TOKEN_CHARACTERS = 16
 COOKIE, TOKEN_VARIABLE = "cardiac_label", "CARDIAC_LABEL_TOKEN"
 OPEN_PATHS = ("/auth/", "/auth/token", "/cine/login", "/favicon.ico")
 
@@ -44,20 +46,38 @@ def parse_origins(text: str) -> frozenset[str]:
     return origins
 
 
+def chosen_token(places: Mapping[str, str | None]) -> str:
+    """Return the first token that stands in a place, "" where none does; InputError names places of too short ones."""
+    given = {place: token.strip() for place, token in places.items() if token is not None}
+    short = [place for place, token in given.items() if len(token) < TOKEN_CHARACTERS]
+    if short:
+        expected = f"a token of at least {TOKEN_CHARACTERS} characters is expected"
+        raise InputError([f"{place}: {expected}, found {len(given[place])}" for place in short])
+    return next(iter(given.values()), "")
+
+
 @dataclass(frozen=True)
 class Access:
-    """The rules of one server: its token, the origins that may use it, and whether Keycloak decides instead."""
+    """The rules of one server: its token, the origins that may use it, and whether Keycloak decides instead.
+
+    Raises InputError for origins of other machines where there is neither.
+    """
 
     token: str = ""
     origins: frozenset[str] = frozenset()
     keycloak: bool = False
+
+    def __post_init__(self) -> None:
+        others = [origin for origin in sorted(self.origins) if not is_loopback(urlsplit(origin).hostname or "")]
+        if others and not (self.token or self.keycloak):
+            raise InputError(f"--origins {', '.join(others)}: other machines are served only with a token, found none")
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> "Access":
         """Read MONAI Label's --conf; the token may come from the environment, which other users do not see."""
         from monailabel.config import settings  # here: the environment must be complete when it is imported
 
-        token = str(conf.get("token") or os.environ.get(TOKEN_VARIABLE, ""))
+        token = chosen_token({"--conf token": conf.get("token"), TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
         return cls(token, parse_origins(str(conf.get("origins") or "")), settings.MONAI_LABEL_AUTH_ENABLE)
 
     def check_address(self, request: Request) -> None:
