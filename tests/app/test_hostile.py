@@ -338,8 +338,12 @@ def test_nothing_was_read_or_written_outside(server, before):
     assert [path for path in written if CANARY in path.read_bytes()] == []
     log = server.root.joinpath("log").read_text()
     assert TOKEN not in log
-    audit = server.root / "state" / "audit.jsonl"
-    assert not audit.exists() or audit.read_text() == ""
+    audited = [json.loads(line) for line in (server.root / "state" / "audit.jsonl").read_text().splitlines()]
+    assert [(line["action"], line["path"], line["client"]) for line in audited] == [
+        ("sign-in refused", "/cine/login", "127.0.0.1"),
+        ("sign-in refused", "/auth/token", "127.0.0.1"),
+    ]
+    assert log.count("a sign-in from 127.0.0.1 was refused") == 2
 
 
 def test_the_server_still_serves_and_tells_no_paths(server):
