@@ -27,6 +27,8 @@ OPEN_PATHS = ("/auth/", "/auth/token", "/cine/login", "/favicon.ico")
 
 # Who makes the request that is being served, also in the thread that serves it.
 current_user: ContextVar[str] = ContextVar("current_user", default="anonymous")
+# What the request uploads lies there, and goes with it.
+upload_folder: ContextVar[str] = ContextVar("upload_folder")
 
 
 def is_loopback(host: str) -> bool:

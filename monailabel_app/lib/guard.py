@@ -32,7 +32,7 @@ from typing_extensions import TypedDict
 from cardiac_cine.annotation.jobs import QueueError
 from cardiac_cine.errors import InputError
 from monailabel_app.lib import dicomweb, routes
-from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router
+from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router, upload_folder
 
 logger = logging.getLogger(__name__)
 
@@ -296,8 +296,6 @@ def _without_folders(text: str) -> str:
 
 # What the audit log tells of the request that is being served, beside its path.
 noted: ContextVar[dict[str, Any]] = ContextVar("noted")
-# Every upload has a folder that goes with its request.
-upload_folder: ContextVar[str] = ContextVar("upload_folder")
 
 
 def _upload_file(suffix: str) -> SimpleNamespace:

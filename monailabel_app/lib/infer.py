@@ -12,7 +12,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from cardiac_cine.annotation.answers import answer, numbers, phase_of, write_for_viewer
-from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_clicks
+from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_request
 from cardiac_cine.annotation.jobs import Job, Jobs
 from cardiac_cine.annotation.mask_files import read_mask
 from cardiac_cine.annotation.model_versions import ModelVersions
@@ -25,6 +25,7 @@ from cardiac_cine.images import Frame
 from cardiac_cine.labels import STRUCTURES
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.workflow import segment_study
+from monailabel_app.lib.access import upload_folder
 from monailabel_app.lib.datastore import CineDatastore, Entry
 
 LABELS = {structure.key: structure.id for structure in STRUCTURES}
@@ -116,7 +117,7 @@ class Correction(CineTask):
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Correct; the next click in the phase needs no network."""
-        seeds, key = _seeds(request, cine.array.shape[:3]), (entry.id, model)
+        seeds, key = seeds_from_request(request, cine.array.shape[:3]), (entry.id, model)
         if key not in self._seen:
             kept = [*self._seen.items()][-_SEEN:]
             self._seen = dict([*kept, (key, segment_with_probabilities(segmenter, cine.frame(entry.phase)))])
@@ -159,25 +160,12 @@ class Propagation(CineTask):
         return label, {"carried_to": to}
 
 
-def _seeds(request: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-    """Return a request's clicks: lists by structure, as both clients send them, or the foreground of one."""
-    try:
-        clicks = {key: list(request.get(key) or ()) for key in (*LABELS, BACKGROUND_KEY)}
-        if request.get("foreground"):
-            clicks[str(request.get("label"))] = list(request["foreground"])
-        seeds = seeds_from_clicks(shape, clicks)
-    except (TypeError, ValueError) as error:
-        raise InputError(str(error)) from None
-    if not seeds.any():
-        raise InputError("there are no points in the request: click on what is wrong first")
-    return seeds
-
-
 def _uploaded(request: dict[str, Any], frame: Frame) -> np.ndarray | None:
     """Return the mask that came with a request, if any; no other file may be named."""
     name = request.get("label") or BACKGROUND_KEY
     if name in (*LABELS, BACKGROUND_KEY):
         return None
-    if Path(name).parent != Path(tempfile.gettempdir()):
+    folder = upload_folder.get("")
+    if not folder or Path(name).parent != Path(folder):
         raise InputError(f"label must be one of {', '.join(LABELS)}, or a file that is uploaded")
     return read_mask(Path(name), frame, request.get("label_info") or ())
