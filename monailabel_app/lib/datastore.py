@@ -130,8 +130,9 @@ class CineDatastore(Library, Datastore):
         return info
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Keep some facts with an image."""
-        self.keep_facts(image_id, _facts(info))
+        """Keep some facts with an image; its result is the server's own, and its strategies are an object."""
+        _facts(_facts(info).get("strategy", {}))
+        self.keep_facts(image_id, {key: value for key, value in info.items() if key != "result"})
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refuse: the studies are only read."""
@@ -202,5 +203,5 @@ def _tag(tag: str) -> str:
 def _facts(info: Any) -> dict[str, Any]:
     """Return what a client wants kept, if it is an object as JSON has them."""
     if not isinstance(info, dict):
-        raise InputError(f"params and info must be JSON objects, got {type(info).__name__}")
+        raise InputError(f"params, info and strategy must be JSON objects, got {type(info).__name__}")
     return info

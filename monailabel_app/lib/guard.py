@@ -21,7 +21,7 @@ from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import User, get_current_user
 from monailabel.interfaces import exception as stock
 from monailabel.utils.async_tasks.task import AsyncTask
-from pydantic import FiniteFloat, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, FiniteFloat, JsonValue, StringConstraints, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -31,6 +31,7 @@ from typing_extensions import TypedDict
 
 from cardiac_cine.annotation.jobs import QueueError
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
 from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router, upload_folder
 
@@ -48,7 +49,8 @@ FILE, NAME = r"(?!/|.*(\.\.|//))[\w.,:@ %/-]*", r"[A-Za-z0-9][\w.-]*"
 # What clients set by themselves, and its type. All else must be advertised by a task in /info.
 Text = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
 Numbers = list[FiniteFloat] | list[list[FiniteFloat]] | FiniteFloat | None
-Segments = list[dict[str, JsonValue]]
+Facts = dict[str, Annotated[JsonValue, AfterValidator(check_finite)]]
+Segments = list[Facts]
 CLIENT: dict[str, Any] = {"client_id": Text}
 BATCH = CLIENT | {"save_label": bool, "label_tag": Literal["original"], "max_batch_size": int}
 SAVE = CLIENT | {"label_info": Segments, "slices": Numbers}
@@ -211,7 +213,7 @@ class Guard:
             file = Annotated[str, StringConstraints(pattern=f"(?i)^{LABEL_FILE}$")]
             _accept("form", fields, {"params": str, "label": file} if rule.params else {"info": str})
             text = str(dict(fields).get("params" if rule.params else "info") or "{}")
-            TypeAdapter(_shape(known) if rule.params else dict[str, JsonValue]).validate_json(text)
+            TypeAdapter(_shape(known) if rule.params else Facts).validate_json(text)
         return dict(query) | resolved
 
 

@@ -77,7 +77,7 @@ class CineTask(InferTask):
             **numbers(self.datastore, entry.id, mask),
         }
         params = plain(params | found)
-        self.datastore.update_image_info(entry.id, {"result": params})
+        self.datastore.keep_facts(entry.id, {"result": params})
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             write_for_viewer(mask, cine.affine, Path(file.name))
         spans = {"wait": begun - came, "infer": inferred - begun, "total": time.perf_counter() - came}

@@ -135,7 +135,7 @@ def ask(app, method, path, *, access=None, client="127.0.0.1", api=None, base="h
             [[], None, 3, 1.5, [1, 2, 3], [[1, 2, 3], [4, 5, 6.5]]],
             ["1", [[[1]]], [True], {}, float("nan"), [[1, float("inf")]]],
         ),
-        (guard.Segments, [[], [{"name": "rv", "idx": 1}]], [{}, ["rv"], "rv", None]),
+        (guard.Segments, [[], [{"name": "rv", "idx": 1}]], [{}, ["rv"], "rv", None, [{"a": [float("inf")]}]]),
         (guard.INFER["result_extension"], [".nrrd"], ["nrrd", None, ["/x.nrrd"], ".nrrd/../x"]),
         (guard._advertised(TASK)["whole_cine"], [True, False], [0, 1, "true", None]),
         (guard._advertised(TASK)["steps"], [3, -2, 1.5], [True, "3", None, [3], float("inf")]),

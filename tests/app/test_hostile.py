@@ -26,6 +26,7 @@ JSON, TEXT = {"Content-Type": "application/json"}, {"Content-Type": "text/plain"
 NO_TOKEN = {"Authorization": ""}
 MODEL, TRAIN, INFER = "/model/cardiac_cine", "/train/cardiac_cine", "/infer/cardiac_cine?image={image}"
 SAVE = "/datastore/label?image={image}&tag=final"
+INFO, LABEL_INFO = "/datastore/image/info?image={image}", "/datastore/label/info?label={image}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,12 @@ ROWS = (
     params("label params that are no JSON", "{", 400, SAVE, "PUT"),
     params("label params of another kind", "[1]", 400, SAVE, "PUT"),
     params("unknown label param", {"path": "/etc"}, 400, SAVE, "PUT"),
-    form("image info that is no JSON", "PUT", "/datastore/image/info?image={image}", 400, info="{'a': 1}"),
+    form("image info that is no JSON", "PUT", INFO, 400, info="{'a': 1}"),
+    form("image info with an infinite number", "PUT", INFO, 400, info='{"a": [1e999]}'),
+    form("image info that is not a number", "PUT", INFO, 400, info='{"a": {"b": NaN}}'),
+    form("image info with a strategy of another kind", "PUT", INFO, 400, info='{"strategy": 5}'),
+    form("label info with an infinite number", "PUT", LABEL_INFO, 400, info='{"a": Infinity}'),
+    params("segments with an infinite number", '{"label_info": [{"a": -Infinity}]}', 400, SAVE, "PUT"),
     Row("label of nobody removed", "DELETE", "/datastore/label?id=../x&tag=final", 404),
     # inference
     Row("inference of an absolute path", "POST", "/infer/cardiac_cine?image={outside}/secret.nii.gz", 404),
@@ -156,7 +162,7 @@ ROWS = (
     params("another description", {"description": "x"}),
     params("result written elsewhere", {"result_extension": "/../../x.nii.gz"}),
     params("points as text", {"foreground": "[[1, 2, 3]]"}),
-    params("points that are no numbers", '{{"foreground": [[NaN, 1, 2]]}}'),
+    params("points that are no numbers", '{"foreground": [[NaN, 1, 2]]}'),
     params("100,000 points", {"foreground": [[1, 2, 3]] * 100_000}),
     params("params nested 100,000 deep", "[" * 100_000),
     Row("session's image", "POST", INFER + "&session_id=x", 400),
