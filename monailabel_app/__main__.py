@@ -70,6 +70,7 @@ def serve(
         "MONAI_LABEL_CORS_ORIGINS": json.dumps([own, *sorted(access.origins)]),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # MONAI Label's child processes expect it to exist
     }
+    os.umask(0o077)  # nothing is written before
     import uvicorn
 
     from monailabel_app.lib.state import State

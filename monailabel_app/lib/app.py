@@ -32,6 +32,7 @@ class CardiacCineApp(MONAILabelApp):
     """Annotation of short-axis cines. Conf keys: state_dir, token, origins, phases, device, train_overrides."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        os.umask(0o077)  # what is written is for the server's user alone, also what its child processes write
         os.environ.pop("MONAI_LABEL_CORS_ORIGINS", None)  # read by now; MONAI Label's child processes fail with it
         settings.MONAI_LABEL_SESSIONS = False  # sessions unpack uploaded archives, which nothing here needs
         self.state = state.State.of(studies, conf.get("state_dir", ""))

@@ -22,6 +22,7 @@ class State:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).expanduser().resolve()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)  # also where it exists
         self.lock = FileLock(self.root / ".lock", timeout=_LOCK_SECONDS)
         self.images, self.labels, self.cache = self.root / "images", self.root / "labels", self.root / "cache"
         self.models, self.training = self.root / "models", self.root / "training"

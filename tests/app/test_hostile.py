@@ -284,9 +284,10 @@ def server(tmp_path_factory):
         "forged": jwt.encode(payload, b"x" * 32, "HS256"),
         "unsigned": jwt.encode(payload, None, "none"),
     }
+    (root / "state").mkdir(mode=0o755)
     with (
         (root / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPO) as process,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPO, umask=0o022) as process,
     ):
         try:
             values["image"] = _first_image(Server(port, values, root), process)
@@ -366,6 +367,11 @@ def test_a_mask_that_is_uploaded_is_corrected(server, before):
     while list((server.root / "temporary").iterdir()) and time.monotonic() < end:
         time.sleep(0.05)  # the files go when the answer has been sent
     assert snapshot(*_guarded(server)) == before
+
+
+def test_what_is_written_is_for_the_servers_user_alone(server):
+    state = server.root / "state"
+    assert [path for path in (state, *state.rglob("*")) if path.stat().st_mode & 0o077] == []
 
 
 def test_the_server_still_serves_and_tells_no_paths(server):

@@ -31,6 +31,7 @@ def start(tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "uvicorn", fake)
         monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **environment})
         monkeypatch.setattr(sys, "argv", ["monailabel_app", *arguments])
+        monkeypatch.setattr(os, "umask", lambda mask: None)
         monkeypatch.chdir(tmp_path)
         try:
             code = __main__.main()

@@ -8,6 +8,8 @@ def test_every_folder_is_there_and_for_its_owner_only(tmp_path):
     for folder in (state.images, state.labels, state.models, state.training, state.cache):
         assert folder.is_dir() and folder.parent == state.root
     assert state.root.stat().st_mode & 0o077 == 0
+    state.root.chmod(0o755)
+    assert State(state.root).root.stat().st_mode & 0o777 == 0o700
     assert {state.scores.path.name, state.audit.name} == {"scores.json", "audit.jsonl"}
 
 
