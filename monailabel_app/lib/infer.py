@@ -4,7 +4,6 @@ import tempfile
 import time
 from abc import abstractmethod
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from cardiac_cine.annotation.jobs import Job, Jobs
 from cardiac_cine.annotation.mask_files import read_mask
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
-from cardiac_cine.annotation.propagation import carry_on, completed
+from cardiac_cine.annotation.proposals import propose_neighbours
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
@@ -136,27 +135,8 @@ class Propagation(CineTask):
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Carry on in both directions as far as ``reach``, and up to what is drawn by hand; its own mask stays."""
-        tag = self.datastore.standing(entry.id)
-        label = self.datastore.label_array(entry.id, tag)
-        if label is None:
-            raise InputError(f"{entry.id}: there is no label to carry on, save one first")
         reach = request.get("reach", 1)
-        if not isinstance(reach, int) or not 1 <= reach < cine.phases:
-            raise InputError(f"reach must be a number of phases from 1 to {cine.phases - 1}, got {reach!r}")
-
-        @lru_cache
-        def segment(phase: int) -> np.ndarray:
-            return segmenter.segment_cine(phase_of(cine, phase))[..., 0]
-
-        entries = self.datastore.phases_of(entry.case)
-        stops = [each.phase for each in entries if self.datastore.by_hand(each.id)]
-        start = completed(label, segment(entry.phase), *self.datastore.annotated(entry.id, tag))
-        carried = carry_on(cine.array, start, entry.phase, reach, cine.spacing_mm, segment=segment, stops=stops)
-        to = []
-        for phase, mask in carried:
-            told = {"source": "carried", "carried_from": entry.id, "model": model}
-            self.datastore.propose(entries[phase].id, mask, asked=False, **told)
-            to.append(entries[phase].id)
+        label, to = propose_neighbours(self.datastore, entry, cine, segmenter, reach=reach, model=model)
         return label, {"carried_to": to}
 
 
