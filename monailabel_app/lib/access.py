@@ -95,8 +95,7 @@ class Access:
 
     def user(self, request: Request) -> str:
         """Return the name behind a request's token or cookie; 401 where there is none."""
-        bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
-        proof = bearer[1] if bearer else request.cookies.get(COOKIE, "")
+        proof = _proof(request)
         try:
             if self.keycloak:
                 from monailabel.endpoints.user.auth import from_token
@@ -122,6 +121,11 @@ class Access:
     @property
     def _key(self) -> bytes:
         return hashlib.sha256(b"cardiac_label session " + self.token.encode()).digest()
+
+
+def _proof(request: Request) -> str:
+    bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
+    return bearer[1] if bearer else request.cookies.get(COOKIE, "")
 
 
 def carried_session(scope: Scope) -> Scope:
@@ -157,8 +161,15 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/cine/slicer")
     async def slicer(request: Request) -> dict:
-        carried = f"as/{access.session(current_user.get())}" if access.token else ""
-        return {"server": f"{request.base_url}{carried}"}
+        proof = _proof(request)  # a session is carried as it is, so that it ends when it should
+        session = access.session(current_user.get()) if access._is_token(proof) else proof
+        return {"server": f"{request.base_url}as/{session}" if access.token else str(request.base_url)}
+
+    @router.post("/cine/logout")
+    async def sign_out() -> Response:
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
 
     if access.keycloak:
         return router  # MONAI Label's own /auth asks Keycloak

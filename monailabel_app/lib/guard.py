@@ -150,9 +150,11 @@ class Guard:
             body = await _read(request, MAX_BYTES[rule.body])
             if rule.static:  # nor is one held until a slow client has read it
                 return await self._serve(rule, request, body, reply)
-            serve = self._serve(rule, request, body, keep if rule.body == "sign-in" else reply_from_thread)
+            signing_in = rule.body == "sign-in" and (body or request.url.query)
+            serve = self._serve(rule, request, body, keep if signing_in else reply_from_thread)
             await loop.run_in_executor(self._slow if rule.slow else self._quick, context.run, asyncio.run, serve)
             if kept and kept[0]["status"] == 401:
+                await loop.run_in_executor(self._quick, context.run, self._note_refused, request)
                 await asyncio.sleep(REFUSED_SECONDS)  # here, where it holds up nobody else
             for message in kept:
                 await reply(message)
@@ -167,22 +169,18 @@ class Guard:
         noted.set(about)
 
         async def note_and_send(message: Message) -> None:  # what is answered is in the log
-            if message["type"] == "http.response.start":
-                self._note(rule, request, message["status"], about)
+            if message["type"] == "http.response.start" and rule.audit and message["status"] < 400:
+                self._app.audit(rule.audit, path=request.scope["path"], **about)
             await send(message)
 
         with TemporaryDirectory(prefix="upload-") if rule.body == "form" else nullcontext("") as folder:
             upload_folder.set(folder)
             await self._inner(request.scope, _replay(body), note_and_send)
 
-    def _note(self, rule: Rule, request: Request, status: int, about: Mapping[str, Any]) -> None:
-        """Write to the audit log what was done, and who failed to sign in."""
-        if rule.body == "sign-in" and status == 401:
-            client = request.client.host if request.client else ""
-            logger.warning("a sign-in from %s was refused", client)
-            self._app.audit("sign-in refused", path=request.scope["path"], client=client)
-        elif rule.audit and status < 400:
-            self._app.audit(rule.audit, path=request.scope["path"], **about)
+    def _note_refused(self, request: Request) -> None:
+        client = request.client.host if request.client else ""
+        logger.warning("a sign-in from %s was refused", client)
+        self._app.audit("sign-in refused", path=request.scope["path"], client=client)
 
     async def _check(self, rule: Rule, request: Request) -> dict[str, Any]:
         """Check the names in the path, the query and the body against the app; return the query with images' ids."""

@@ -281,6 +281,36 @@ def test_a_browser_signs_in_with_a_cookie_that_scripts_and_other_sites_do_not_ge
     assert "Secure" in secure.headers["set-cookie"]
 
 
+def test_a_session_in_an_address_ends_when_the_session_does(app):
+    access = Access(TOKEN)
+    session = jwt.encode({"sub": "ann", "exp": int(time.time()) + 100}, access._key, "HS256")
+    for headers in ({"Authorization": f"Bearer {session}"}, {"Cookie": f"cardiac_label={session}"}):
+        told = ask(app, "GET", "/cine/slicer", access=access, headers=headers).json()
+        assert told == {"server": f"http://127.0.0.1:8000/as/{session}"}
+    told = ask(app, "GET", "/cine/slicer", access=access, headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    made = jwt.decode(told["server"].rpartition("/")[2], access._key, ["HS256"])
+    assert made["exp"] == pytest.approx(time.time() + 12 * 3600, abs=60)
+    assert ask(app, "GET", "/cine/slicer").json() == {"server": "http://127.0.0.1:8000/"}
+
+
+def test_a_browser_signs_out(app):
+    access = Access(TOKEN)
+    cookie = {"Cookie": f"cardiac_label={access.session('ann')}"}
+    answered = ask(app, "POST", "/cine/logout", access=access, headers=cookie)
+    assert answered.status_code == 204
+    assert answered.headers["set-cookie"].startswith('cardiac_label=""; ')
+    assert "Max-Age=0" in answered.headers["set-cookie"]
+    assert ask(app, "POST", "/cine/logout", access=access).status_code == 401
+    assert app.events == [("ann", "cine", {"path": "/cine/logout"})]
+
+
+def test_who_opens_the_page_to_sign_in_has_guessed_nothing(app):
+    assert ask(app, "GET", "/cine/login", access=Access(TOKEN)).status_code == 401
+    assert app.events == []
+    assert ask(app, "GET", "/cine/login?token=guessed", access=Access(TOKEN)).status_code == 401
+    assert app.events == [("", "sign-in refused", {"path": "/cine/login", "client": "127.0.0.1"})]
+
+
 def test_a_client_that_announces_a_body_and_sends_none_is_answered(app):
     # monailabel.client keeps the Content-Length of an upload in the headers of its next GET.
     async def call():

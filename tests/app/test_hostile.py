@@ -188,6 +188,7 @@ ROWS = (
     Row("phase made neither ED nor ES", "POST", "/cine/key?image={image}&key=EDV", 400),
     Row("phase of nobody made ED", "POST", "/cine/key?image=../x&key=ED", 404),
     Row("foreign origin chooses ED", "POST", "/cine/key?image={image}&key=ED", 403, {"Origin": "https://evil.example"}),
+    Row("foreign origin signs out", "POST", "/cine/logout", 403, {"Origin": "https://evil.example"}),
     form("drawing saved for nobody", "POST", "/cine/save?image=../x", 404, about="{}", voxels=("v", b"x")),
     form("drawing that is none", "POST", "/cine/save?image={image}", 400, about="[]", voxels=("v", b"x")),
     # closed
