@@ -17,8 +17,8 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: str = "8000",
-    token: str = "",
-    token_file: str = "",
+    token: str | None = None,
+    token_file: str | None = None,
     origins: str = "",
     state_dir: str = "",
     phases: str = "key",
@@ -33,8 +33,8 @@ def serve(
         studies: a folder of images and DICOM studies, or the URL of a DICOMweb server.
         host: address to listen on; 127.0.0.1 is this machine only.
         port: port to listen on.
-        token: secret that users sign in with. Other users of this machine see it in the list of processes: rather set
-            the environment's CARDIAC_LABEL_TOKEN, or token_file.
+        token: secret of at least 16 characters that users sign in with. Other users of this machine see it in
+            the list of processes: rather set the environment's CARDIAC_LABEL_TOKEN, or token_file.
         token_file: file that holds the token.
         origins: addresses that browsers reach the server under, such as https://label.example.org; comma-separated.
         state_dir: folder for labels, models and logs; default: a folder per STUDIES in ~/.local/state/cardiac_label.
@@ -43,15 +43,16 @@ def serve(
         dicomweb_filter: JSON object of further QIDO matching keys.
     """
     from cardiac_cine.errors import InputError
-    from monailabel_app.lib.access import TOKEN_VARIABLE, is_loopback, parse_origins
+    from monailabel_app.lib.access import TOKEN_VARIABLE, Access, chosen_token, is_loopback, parse_origins
 
-    if token_file and not Path(token_file).is_file():
+    if token_file is not None and not Path(token_file).is_file():
         raise InputError(f"--token_file {token_file}: there is no such file")
-    token = token or (Path(token_file).read_text().strip() if token_file else os.environ.get(TOKEN_VARIABLE, ""))
+    in_file = Path(token_file).read_text() if token_file else None
+    places = {"--token": token, "--token_file": in_file, TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)}
     keycloak = os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in ("1", "true", "yes", "on")
-    addresses = sorted(parse_origins(origins))
-    if not is_loopback(host) and not (addresses and (keycloak or len(token) >= 16)):
-        raise InputError(f"--host {host}: other machines are served only with --origins and a token of 16 characters")
+    access = Access(chosen_token(places), parse_origins(origins), keycloak)
+    if not is_loopback(host) and not (access.origins and (access.token or keycloak)):
+        raise InputError(f"--host {host}: other machines are served only with --origins and a token")
     if "://" not in studies and not Path(studies).expanduser().exists():
         raise InputError(f"--studies {studies}: there is no such file or folder")
     if not port.isdecimal():
@@ -60,15 +61,16 @@ def serve(
     conf = {"origins": origins, "state_dir": state_dir, "phases": phases, "device": device}
     conf |= {"dicomweb_filter": dicomweb_filter}
     own = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    os.environ |= {TOKEN_VARIABLE: access.token} if access.token else {}
     os.environ |= {
-        TOKEN_VARIABLE: token,
         "MONAI_LABEL_APP_DIR": str(APP),
         "MONAI_LABEL_STUDIES": studies,
         "MONAI_LABEL_APP_CONF": json.dumps({key: value for key, value in conf.items() if value}),
         "MONAI_LABEL_SERVER_PORT": port,
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([own, *sorted(parse_origins(origins))]),
+        "MONAI_LABEL_CORS_ORIGINS": json.dumps([own, *sorted(access.origins)]),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # MONAI Label's child processes expect it to exist
     }
+    os.umask(0o077)  # nothing is written before
     import uvicorn
 
     from monailabel_app.lib.state import State
@@ -100,7 +102,7 @@ def main() -> int:
         serve(*args, **kwargs)
     except InputError as error:
         print(error, file=sys.stderr)
-        return 2
+        return 1
     return 0
 
 

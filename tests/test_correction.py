@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from cardiac_cine.annotation.correction import BACKGROUND_SEED, RADIUS_MM, correct, seeds_from_clicks
+from cardiac_cine.annotation.correction import (
+    BACKGROUND_SEED,
+    RADIUS_MM,
+    correct,
+    seeds_from_clicks,
+    seeds_from_request,
+)
+from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, MYO, RV
 
 SPACING_MM = (2.0, 1.0, 8.0)
@@ -116,6 +123,28 @@ def test_clicks_become_seeds():
 def test_clicks_that_are_none(clicks, message):
     with pytest.raises(ValueError, match=message):
         seeds_from_clicks((4, 4, 4), clicks)
+
+
+@pytest.mark.parametrize(
+    "request_", [{"rv": [[1, 2, 0]], "lv": [], "label": "lv"}, {"foreground": [[1, 2, 0]], "label": "rv", "lv": None}]
+)
+def test_a_request_has_clicks_by_structure_or_those_of_one(request_):
+    found = seeds_from_request(request_, (4, 4, 1))
+    assert found[1, 2, 0] == RV and np.count_nonzero(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"lv": []}, "there are no points in the request: click on what is wrong first"),
+        ({"lv": 7}, "'int' object is not iterable"),
+        ({"lv": [[9, 0, 0]]}, r"lv at \[9, 0, 0\], expected three indices within"),
+        ({"foreground": [[1, 1, 0]]}, "'None', expected one of"),
+    ],
+)
+def test_a_request_without_clicks(request_, message):
+    with pytest.raises(InputError, match=message):
+        seeds_from_request(request_, (4, 4, 1))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cardiac_cine.files import staged, write_json, write_text
+from cardiac_cine.errors import InputError
+from cardiac_cine.files import check_finite, staged, write_json, write_text
 
 
 def names(folder):
@@ -38,16 +39,23 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_json_has_null_for_nan_and_text_for_paths(tmp_path):
+def test_json_has_null_for_what_is_not_finite_and_text_for_paths(tmp_path):
     path = tmp_path / "a.json"
-    write_json({"x": math.nan, "y": [1.5, (math.nan, 2)], 3: Path("a/b"), "z": None}, path)
+    write_json({"x": math.nan, "y": [1.5, (math.nan, 2, -math.inf)], 3: Path("a/b"), "z": None}, path)
     assert "NaN" not in path.read_text()
-    assert json.loads(path.read_text()) == {"x": None, "y": [1.5, [None, 2]], "3": "a/b", "z": None}
+    assert json.loads(path.read_text()) == {"x": None, "y": [1.5, [None, 2, None]], "3": "a/b", "z": None}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 10**5000], ids=["nan", "inf", "-inf", "long"])
+def test_numbers_are_finite(number):
+    assert check_finite({"a": [1.5, 2, None, "x"]}) == {"a": [1.5, 2, None, "x"]}
+    with pytest.raises(InputError, match="all numbers must be finite"):
+        check_finite({"a": [1.5, {"b": number}]})
 
 
 def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json({"x": math.inf}, tmp_path / "a.json")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json({"x": {1.5}}, tmp_path / "a.json")
     assert names(tmp_path) == []
 
 

@@ -1,5 +1,6 @@
 import threading
 import time
+from contextvars import ContextVar, copy_context
 
 import pytest
 
@@ -64,6 +65,13 @@ def test_returns_what_the_function_returns_and_raises_what_it_raises():
         jobs.run("kind", "b", lambda job: 1 // 0)
     assert [(job["image"], job["state"]) for job in jobs.list()] == [("b", "failed"), ("a", "done")]
     assert jobs.run("kind", "c", lambda job: job.id) == "3"
+
+
+def test_the_function_knows_who_asks():
+    asking = ContextVar("asking", default="nobody")
+    context = copy_context()
+    context.run(asking.set, "ann")
+    assert context.run(Jobs().run, "kind", "image", lambda job: asking.get()) == "ann"
 
 
 def test_first_come_first_served_with_a_place_in_the_line(held):

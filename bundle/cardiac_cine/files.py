@@ -39,21 +39,35 @@ def write_json(content: Any, path: Path) -> None:
     """Write a JSON file, whole or not at all.
 
     Args:
-        content: plain values, mappings and sequences; paths become text, and NaN, which JSON does not have, null.
+        content: plain values, mappings and sequences; paths become text, and NaN and infinities, which JSON does
+            not have, null.
         path: the file.
     """
     write_text(json.dumps(plain(content), indent=1, allow_nan=False), path)
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: mappings and sequences as they are, paths as text, NaN as None."""
+    """Return a value as JSON has it: mappings and sequences as they are, paths as text, None for what is not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_finite(value: Any) -> Any:
+    """Return a value as JSON has it.
+
+    Raises:
+        InputError: a number in it is NaN or infinite, or has thousands of digits.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise InputError("all numbers must be finite") from None
+    return value
 
 
 def read_csv(path: Path, expected: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -20,11 +20,15 @@ from starlette.types import Scope
 from cardiac_cine.errors import InputError
 
 SESSION_SECONDS = 12 * 3600
+# Fewer can be guessed.
+TOKEN_CHARACTERS = 16
 COOKIE, TOKEN_VARIABLE = "cardiac_label", "CARDIAC_LABEL_TOKEN"
 OPEN_PATHS = ("/auth/", "/auth/token", "/cine/login", "/favicon.ico")
 
 # Who makes the request that is being served, also in the thread that serves it.
 current_user: ContextVar[str] = ContextVar("current_user", default="anonymous")
+# What the request uploads lies there, and goes with it.
+upload_folder: ContextVar[str] = ContextVar("upload_folder")
 
 
 def is_loopback(host: str) -> bool:
@@ -44,20 +48,38 @@ def parse_origins(text: str) -> frozenset[str]:
     return origins
 
 
+def chosen_token(places: Mapping[str, str | None]) -> str:
+    """Return the first token that stands in a place, "" where none does; InputError names places of too short ones."""
+    given = {place: token.strip() for place, token in places.items() if token is not None}
+    short = [place for place, token in given.items() if len(token) < TOKEN_CHARACTERS]
+    if short:
+        expected = f"a token of at least {TOKEN_CHARACTERS} characters is expected"
+        raise InputError([f"{place}: {expected}, found {len(given[place])}" for place in short])
+    return next(iter(given.values()), "")
+
+
 @dataclass(frozen=True)
 class Access:
-    """The rules of one server: its token, the origins that may use it, and whether Keycloak decides instead."""
+    """The rules of one server: its token, the origins that may use it, and whether Keycloak decides instead.
+
+    Raises InputError for origins of other machines where there is neither.
+    """
 
     token: str = ""
     origins: frozenset[str] = frozenset()
     keycloak: bool = False
+
+    def __post_init__(self) -> None:
+        others = [origin for origin in sorted(self.origins) if not is_loopback(urlsplit(origin).hostname or "")]
+        if others and not (self.token or self.keycloak):
+            raise InputError(f"--origins {', '.join(others)}: other machines are served only with a token, found none")
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> "Access":
         """Read MONAI Label's --conf; the token may come from the environment, which other users do not see."""
         from monailabel.config import settings  # here: the environment must be complete when it is imported
 
-        token = str(conf.get("token") or os.environ.get(TOKEN_VARIABLE, ""))
+        token = chosen_token({"--conf token": conf.get("token"), TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
         return cls(token, parse_origins(str(conf.get("origins") or "")), settings.MONAI_LABEL_AUTH_ENABLE)
 
     def check_address(self, request: Request) -> None:
@@ -73,8 +95,7 @@ class Access:
 
     def user(self, request: Request) -> str:
         """Return the name behind a request's token or cookie; 401 where there is none."""
-        bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
-        proof = bearer[1] if bearer else request.cookies.get(COOKIE, "")
+        proof = _proof(request)
         try:
             if self.keycloak:
                 from monailabel.endpoints.user.auth import from_token
@@ -100,6 +121,11 @@ class Access:
     @property
     def _key(self) -> bytes:
         return hashlib.sha256(b"cardiac_label session " + self.token.encode()).digest()
+
+
+def _proof(request: Request) -> str:
+    bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
+    return bearer[1] if bearer else request.cookies.get(COOKIE, "")
 
 
 def carried_session(scope: Scope) -> Scope:
@@ -135,8 +161,15 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/cine/slicer")
     async def slicer(request: Request) -> dict:
-        carried = f"as/{access.session(current_user.get())}" if access.token else ""
-        return {"server": f"{request.base_url}{carried}"}
+        proof = _proof(request)  # a session is carried as it is, so that it ends when it should
+        session = access.session(current_user.get()) if access._is_token(proof) else proof
+        return {"server": f"{request.base_url}as/{session}" if access.token else str(request.base_url)}
+
+    @router.post("/cine/logout")
+    async def sign_out() -> Response:
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
 
     if access.keycloak:
         return router  # MONAI Label's own /auth asks Keycloak

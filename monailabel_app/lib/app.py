@@ -15,6 +15,7 @@ from monailabel.utils.async_tasks.utils import processes, run_background_task
 
 import cardiac_cine
 from cardiac_cine.annotation.answers import numbers
+from cardiac_cine.annotation.audit import append_event
 from cardiac_cine.annotation.jobs import Jobs
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.training_runs import end_with_parent
@@ -38,6 +39,7 @@ class CardiacCineApp(MONAILabelApp):
     """Annotation of short-axis cines. Conf keys: state_dir, token, origins, phases, device, train_overrides."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        os.umask(0o077)  # what is written is for the server's user alone, also what its child processes write
         if getattr(sys.modules["__main__"].__spec__, "name", "") == _CHILD:
             end_with_parent()  # a training must not outlive the server and publish
         os.environ.pop("MONAI_LABEL_CORS_ORIGINS", None)  # read by now; MONAI Label's child processes fail with it
@@ -101,6 +103,7 @@ class CardiacCineApp(MONAILabelApp):
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Choose what to annotate next; clients download the image, so no path of the server is told."""
         found = super().next_sample(request)
+        guard.noted.get().update(image=found.get("id"), skipped=request.get("skip"))
         if path := found.pop("path", ""):  # Slicer keeps images by name; without it, those of another server too
             found["checksum"] = f"SHA256:{sha256(Path(path))}"
         return found
@@ -121,7 +124,7 @@ class CardiacCineApp(MONAILabelApp):
 
     def audit(self, action: str, **what: Any) -> None:
         """Note who did what."""
-        state.audit_event(self.state, access.current_user.get(), action, **what)
+        append_event(self.state.audit, access.current_user.get(), action, **what)
 
     def _about(self, entry: Entry) -> dict[str, Any]:
         scores = self.state.scores.shown(entry.id, self.models.live.sha256)

@@ -1,8 +1,6 @@
 """MONAI Label's datastore: an image is one phase of one cine, a label its mask; originals are only ever read."""
 
 import io
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
-from cardiac_cine import files
+from cardiac_cine.annotation.dataset_archive import write_archive
 from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, TAGS, Annotated, Library, Source
 from cardiac_cine.annotation.phase_images import ID_PATTERN, Entry
 from cardiac_cine.errors import InputError
@@ -94,11 +92,7 @@ class CineDatastore(Library, Datastore):
             raise InputError("nothing is labelled yet, so there is nothing to export")
         objects = {item["id"]: self._about_image(item["id"]) for item in items}
         path = self.state.cache / "dataset.zip"
-        with files.staged(path) as target, zipfile.ZipFile(target, "w") as archive:
-            for item in items:
-                archive.write(item["image"], f"image/{item['id']}.nii.gz")
-                archive.write(item["label"], f"label/{item['id']}.nii.gz")
-            archive.writestr("metadata.json", json.dumps({"name": self._name, "objects": objects}, default=str))
+        write_archive(items, {"name": self._name, "objects": objects}, path)
         return str(path)
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
@@ -130,8 +124,9 @@ class CineDatastore(Library, Datastore):
         return info
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Keep some facts with an image."""
-        self.keep_facts(image_id, _facts(info))
+        """Keep some facts with an image; its result is the server's own, and its strategies are an object."""
+        _facts(_facts(info).get("strategy", {}))
+        self.keep_facts(image_id, {key: value for key, value in info.items() if key != "result"})
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refuse: the studies are only read."""
@@ -202,5 +197,5 @@ def _tag(tag: str) -> str:
 def _facts(info: Any) -> dict[str, Any]:
     """Return what a client wants kept, if it is an object as JSON has them."""
     if not isinstance(info, dict):
-        raise InputError(f"params and info must be JSON objects, got {type(info).__name__}")
+        raise InputError(f"params, info and strategy must be JSON objects, got {type(info).__name__}")
     return info

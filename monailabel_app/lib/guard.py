@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from functools import partial
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -22,7 +21,7 @@ from monailabel.endpoints import datastore, infer
 from monailabel.endpoints.user.auth import User, get_current_user
 from monailabel.interfaces import exception as stock
 from monailabel.utils.async_tasks.task import AsyncTask
-from pydantic import FiniteFloat, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, FiniteFloat, JsonValue, StringConstraints, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -32,12 +31,14 @@ from typing_extensions import TypedDict
 
 from cardiac_cine.annotation.jobs import QueueError
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
-from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router
+from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router, upload_folder
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = {"": 0, "json": 1 << 20, "sign-in": 1 << 20, "form": 64 << 20, "any": 64 << 20}
+REFUSED_SECONDS = 1.0  # a sign-in that is wrong is answered after them
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 HEADERS += [(b"x-frame-options", b"SAMEORIGIN")]
 # Pages load nothing from elsewhere; OHIF's style sheet would ask for fonts. It compiles WebAssembly and runs workers.
@@ -48,7 +49,8 @@ FILE, NAME = r"(?!/|.*(\.\.|//))[\w.,:@ %/-]*", r"[A-Za-z0-9][\w.-]*"
 # What clients set by themselves, and its type. All else must be advertised by a task in /info.
 Text = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
 Numbers = list[FiniteFloat] | list[list[FiniteFloat]] | FiniteFloat | None
-Segments = list[dict[str, JsonValue]]
+Facts = dict[str, Annotated[JsonValue, AfterValidator(check_finite)]]
+Segments = list[Facts]
 CLIENT: dict[str, Any] = {"client_id": Text}
 BATCH = CLIENT | {"save_label": bool, "label_tag": Literal["original"], "max_batch_size": int}
 SAVE = CLIENT | {"label_info": Segments, "slices": Numbers}
@@ -70,6 +72,7 @@ class Rule:
     body: str = ""  # "": ignored, "json", "form"; "sign-in" and "any": the route looks at it
     params: Mapping[str, Any] | None = None
     slow: bool = False  # waits for a computation or for the PACS
+    static: bool = False  # a file, which needs no thread
     audit: str = ""
 
     def names(self, request: Request) -> dict[str, str] | None:
@@ -80,9 +83,11 @@ class Rule:
 
 RULES = (
     Rule("OPTIONS", ".*", None),
-    Rule("GET HEAD", rf"/|/docs|/openapi\.json|/favicon\.ico|/static/{FILE}|/ohif(/{FILE})?", None),
+    Rule("GET HEAD", r"/|/docs|/openapi\.json", None),
+    Rule("GET HEAD", rf"/favicon\.ico|/static/{FILE}|/ohif(/{FILE})?|/cine/panel\.(js|css)", None, static=True),
+    Rule("GET POST", "/auth/token|/cine/login", None, "sign-in"),
     Rule("GET", f"/auth/|/auth/token/valid|/cine/{FILE}", None),
-    Rule("POST", "/auth/token|/cine/login", None, "sign-in"),
+    Rule("POST", "/cine/key", "image key", audit="key phase"),
     Rule("POST", "/cine/save", "image tag", "any", slow=True, audit="save label"),
     Rule("POST PUT DELETE", f"/cine/{FILE}", None, "any", slow=True, audit="cine"),
     Rule("GET", rf"/proxy/dicom/(?:qido|wado)/{FILE}", None, slow=True),
@@ -98,7 +103,8 @@ RULES = (
     Rule("PUT", "/datastore/label/info", "label tag", "form", audit="label info"),
     Rule("DELETE", "/datastore/label", "id tag", audit="delete label"),
     Rule("POST", f"/activelearning/(?P<strategies>{NAME})", "", "json", CLIENT, audit="next sample"),
-    Rule("POST", f"/infer/(?P<infers>{NAME})", "image output", "form", INFER, slow=True),
+    Rule("POST", f"/infer/(?P<infers>{NAME}_correct)", "image output", "form", INFER, slow=True),  # keeps no label
+    Rule("POST", f"/infer/(?P<infers>{NAME})", "image output", "form", INFER, slow=True, audit="propose label"),
     Rule("GET", "/(?:train|scoring)/?|/batch/infer", "all check_if_running"),
     Rule("DELETE", "/(?:train|scoring)/?|/batch/infer", audit="stop"),
     Rule("POST", f"/train/(?P<trainers>{NAME})?", "enqueue run_sync", "json", CLIENT, audit="train"),
@@ -120,7 +126,7 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         scope, loop, context, status = carried_session(scope), asyncio.get_running_loop(), copy_context(), 0
-        request = Request(scope, receive)
+        request, kept = Request(scope, receive), list[Message]()
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -131,6 +137,9 @@ class Guard:
         async def reply_from_thread(message: Message) -> None:
             asyncio.run_coroutine_threadsafe(reply(message), loop).result(timeout=60)
 
+        async def keep(message: Message) -> None:
+            kept.append(message)
+
         try:
             self._access.check_address(request)
             is_open = scope["path"] in OPEN_PATHS or request.method == "OPTIONS"
@@ -138,28 +147,44 @@ class Guard:
             rule = next((rule for rule in RULES if rule.names(request) is not None), None)
             if not rule:
                 raise HTTPException(404, "there is nothing here, or it is closed")
-            serve = self._serve(rule, scope, await _read(request, MAX_BYTES[rule.body]), reply_from_thread)
-            pool = self._slow if rule.slow else self._quick
-            query = await loop.run_in_executor(pool, context.run, asyncio.run, serve)
-            if rule.audit and status < 400:
-                note = partial(self._app.audit, rule.audit, path=scope["path"], **query)
-                await loop.run_in_executor(self._quick, context.run, note)
+            body = await _read(request, MAX_BYTES[rule.body])
+            if rule.static:  # nor is one held until a slow client has read it
+                return await self._serve(rule, request, body, reply)
+            signing_in = rule.body == "sign-in" and (body or request.url.query)
+            serve = self._serve(rule, request, body, keep if signing_in else reply_from_thread)
+            await loop.run_in_executor(self._slow if rule.slow else self._quick, context.run, asyncio.run, serve)
+            if kept and kept[0]["status"] == 401:
+                await loop.run_in_executor(self._quick, context.run, self._note_refused, request)
+                await asyncio.sleep(REFUSED_SECONDS)  # here, where it holds up nobody else
+            for message in kept:
+                await reply(message)
         except ClientDisconnect:
             logger.info("a client went away: %s %s", request.method, scope["path"])
         except Exception as error:
             if not status:  # otherwise the stock handler has answered, and raised again
                 await (await answer(request, error))(scope, receive, reply)
 
-    async def _serve(self, rule: Rule, scope: Scope, body: bytes, send: Send) -> dict[str, str]:
-        query = {} if rule.query is None else await self._check(rule, Request(scope, _replay(body)), rule.query.split())
+    async def _serve(self, rule: Rule, request: Request, body: bytes, send: Send) -> None:
+        about = {} if rule.query is None else await self._check(rule, Request(request.scope, _replay(body)))
+        noted.set(about)
+
+        async def note_and_send(message: Message) -> None:  # what is answered is in the log
+            if message["type"] == "http.response.start" and rule.audit and message["status"] < 400:
+                self._app.audit(rule.audit, path=request.scope["path"], **about)
+            await send(message)
+
         with TemporaryDirectory(prefix="upload-") if rule.body == "form" else nullcontext("") as folder:
             upload_folder.set(folder)
-            await self._inner(scope, _replay(body), send)
-        return query
+            await self._inner(request.scope, _replay(body), note_and_send)
 
-    async def _check(self, rule: Rule, request: Request, allowed: list[str]) -> dict[str, str]:
+    def _note_refused(self, request: Request) -> None:
+        client = request.client.host if request.client else ""
+        logger.warning("a sign-in from %s was refused", client)
+        self._app.audit("sign-in refused", path=request.scope["path"], client=client)
+
+    async def _check(self, rule: Rule, request: Request) -> dict[str, Any]:
         """Check the names in the path, the query and the body against the app; return the query with images' ids."""
-        known = dict(rule.params or {})
+        known, allowed = dict(rule.params or {}), (rule.query or "").split()
         for kind, name in (rule.names(request) or {}).items():
             tasks = getattr(self._app, f"_{kind}")
             if name and name not in tasks:
@@ -186,7 +211,7 @@ class Guard:
             file = Annotated[str, StringConstraints(pattern=f"(?i)^{LABEL_FILE}$")]
             _accept("form", fields, {"params": str, "label": file} if rule.params else {"info": str})
             text = str(dict(fields).get("params" if rule.params else "info") or "{}")
-            TypeAdapter(_shape(known) if rule.params else dict[str, JsonValue]).validate_json(text)
+            TypeAdapter(_shape(known) if rule.params else Facts).validate_json(text)
         return dict(query) | resolved
 
 
@@ -253,7 +278,9 @@ def _status(method: str) -> Callable[..., Any]:
 def _stop(method: str) -> Callable[..., Any]:
     async def stop() -> Any:
         found = AsyncTask.stop(method)
-        return found and _told(found)
+        if found is None:
+            raise HTTPException(404, f"no {method.replace('_', ' ')} is running")
+        return _told(found)
 
     return stop
 
@@ -267,8 +294,8 @@ def _without_folders(text: str) -> str:
     return re.sub(r"(?:/[^\s/:'\"]+)+/", "", text)  # a file is told by its name alone
 
 
-# Every upload has a folder that goes with its request.
-upload_folder: ContextVar[str] = ContextVar("upload_folder")
+# What the audit log tells of the request that is being served, beside its path.
+noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 
 
 def _upload_file(suffix: str) -> SimpleNamespace:

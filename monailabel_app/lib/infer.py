@@ -4,7 +4,6 @@ import tempfile
 import time
 from abc import abstractmethod
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from cardiac_cine.annotation.answers import answer, numbers, phase_of, write_for_viewer
-from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_clicks
+from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_request
 from cardiac_cine.annotation.jobs import Job, Jobs
 from cardiac_cine.annotation.mask_files import read_mask
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
-from cardiac_cine.annotation.propagation import carry_on, completed
+from cardiac_cine.annotation.proposals import propose_neighbours
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
@@ -25,6 +24,7 @@ from cardiac_cine.images import Frame
 from cardiac_cine.labels import STRUCTURES
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.workflow import segment_study
+from monailabel_app.lib.access import upload_folder
 from monailabel_app.lib.datastore import CineDatastore, Entry
 
 LABELS = {structure.key: structure.id for structure in STRUCTURES}
@@ -76,7 +76,7 @@ class CineTask(InferTask):
             **numbers(self.datastore, entry.id, mask),
         }
         params = plain(params | found)
-        self.datastore.update_image_info(entry.id, {"result": params})
+        self.datastore.keep_facts(entry.id, {"result": params})
         with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as file:
             write_for_viewer(mask, cine.affine, Path(file.name))
         spans = {"wait": begun - came, "infer": inferred - begun, "total": time.perf_counter() - came}
@@ -116,7 +116,7 @@ class Correction(CineTask):
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Correct; the next click in the phase needs no network."""
-        seeds, key = _seeds(request, cine.array.shape[:3]), (entry.id, model)
+        seeds, key = seeds_from_request(request, cine.array.shape[:3]), (entry.id, model)
         if key not in self._seen:
             kept = [*self._seen.items()][-_SEEN:]
             self._seen = dict([*kept, (key, segment_with_probabilities(segmenter, cine.frame(entry.phase)))])
@@ -135,42 +135,9 @@ class Propagation(CineTask):
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Carry on in both directions as far as ``reach``, and up to what is drawn by hand; its own mask stays."""
-        tag = self.datastore.standing(entry.id)
-        label = self.datastore.label_array(entry.id, tag)
-        if label is None:
-            raise InputError(f"{entry.id}: there is no label to carry on, save one first")
         reach = request.get("reach", 1)
-        if not isinstance(reach, int) or not 1 <= reach < cine.phases:
-            raise InputError(f"reach must be a number of phases from 1 to {cine.phases - 1}, got {reach!r}")
-
-        @lru_cache
-        def segment(phase: int) -> np.ndarray:
-            return segmenter.segment_cine(phase_of(cine, phase))[..., 0]
-
-        entries = self.datastore.phases_of(entry.case)
-        stops = [each.phase for each in entries if self.datastore.by_hand(each.id)]
-        start = completed(label, segment(entry.phase), *self.datastore.annotated(entry.id, tag))
-        carried = carry_on(cine.array, start, entry.phase, reach, cine.spacing_mm, segment=segment, stops=stops)
-        to = []
-        for phase, mask in carried:
-            told = {"source": "carried", "carried_from": entry.id, "model": model}
-            self.datastore.propose(entries[phase].id, mask, asked=False, **told)
-            to.append(entries[phase].id)
+        label, to = propose_neighbours(self.datastore, entry, cine, segmenter, reach=reach, model=model)
         return label, {"carried_to": to}
-
-
-def _seeds(request: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-    """Return a request's clicks: lists by structure, as both clients send them, or the foreground of one."""
-    try:
-        clicks = {key: list(request.get(key) or ()) for key in (*LABELS, BACKGROUND_KEY)}
-        if request.get("foreground"):
-            clicks[str(request.get("label"))] = list(request["foreground"])
-        seeds = seeds_from_clicks(shape, clicks)
-    except (TypeError, ValueError) as error:
-        raise InputError(str(error)) from None
-    if not seeds.any():
-        raise InputError("there are no points in the request: click on what is wrong first")
-    return seeds
 
 
 def _uploaded(request: dict[str, Any], frame: Frame) -> np.ndarray | None:
@@ -178,6 +145,7 @@ def _uploaded(request: dict[str, Any], frame: Frame) -> np.ndarray | None:
     name = request.get("label") or BACKGROUND_KEY
     if name in (*LABELS, BACKGROUND_KEY):
         return None
-    if Path(name).parent != Path(tempfile.gettempdir()):
+    folder = upload_folder.get("")
+    if not folder or Path(name).parent != Path(folder):
         raise InputError(f"label must be one of {', '.join(LABELS)}, or a file that is uploaded")
     return read_mask(Path(name), frame, request.get("label_info") or ())

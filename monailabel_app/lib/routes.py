@@ -15,6 +15,7 @@ from cardiac_cine.annotation.labelmaps import mask_from_planes
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
 from cardiac_cine.labels import STRUCTURES
+from monailabel_app.lib.access import current_user
 from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore
 
 OHIF = Path(monailabel.__file__).resolve().parent / "endpoints" / "static" / "ohif"
@@ -60,6 +61,7 @@ def router(app: Any) -> APIRouter:
             now.pop("quality_flags")
         return {
             "id": entry.id,
+            "user": current_user.get(),
             "phase": entry.phase,
             "phases": [
                 {"series": e.series_uid, "key": e.key, "labelled": e.id in labelled}

@@ -1,16 +1,12 @@
 """Where the app keeps what it makes: one folder, outside of the studies and the bundle, shared by its processes."""
 
-import json
 import os
 import re
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from cardiac_cine import files
 from cardiac_cine.annotation.scores import Scores
 from cardiac_cine.annotation.worklist import Worklist
 
@@ -26,6 +22,7 @@ class State:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).expanduser().resolve()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)  # also where it exists
         self.lock = FileLock(self.root / ".lock", timeout=_LOCK_SECONDS)
         self.images, self.labels, self.cache = self.root / "images", self.root / "labels", self.root / "cache"
         self.models, self.training = self.root / "models", self.root / "training"
@@ -42,12 +39,3 @@ class State:
         where = studies.rstrip("/") if "://" in studies else str(Path(studies).expanduser().resolve())
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", where.rpartition("/")[2]).strip("._-") or "studies"
         return cls(state_dir or home / f"{name}-{sha256(where.encode()).hexdigest()[:8]}")
-
-
-def audit_event(state: State, user: str, action: str, **what: Any) -> None:
-    """Append who did what to the audit log."""
-    event = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "user": user, "action": action, **what}
-    with state.audit.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(files.plain(event), default=str) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())

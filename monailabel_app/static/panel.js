@@ -180,6 +180,12 @@
     location.assign(`/ohif/monai-label?StudyInstanceUIDs=${found.StudyInstanceUID}&initialSeriesInstanceUID=${found.SeriesInstanceUID}`);
   }
 
+  async function signOut() {
+    if (dirty) await save('original');
+    await ask('/cine/logout', {method: 'POST'});
+    location.assign('/cine/login');
+  }
+
   function use(name) {
     window.services.segmentationService.setActiveSegment(ID, structure);
     run('setToolActiveToolbar', {toolName: name, toolGroupIds: ['mpr']});
@@ -239,7 +245,8 @@
       Object.assign(text(numbers(), 'cine-numbers'), {title: (about.result.quality_flags || []).map(flag => flag.reason).join('\n')}),
       button('Save', () => inTurn(async () => { say('Saving …'); await save('final'); draw(); }), 'make this the label of this phase', true),
       text('', 'cine-state'), button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'),
-      button('Skip', () => inTurn(() => next({skip: about.id})), 'never offer this phase to me again, and go on'));
+      button('Skip', () => inTurn(() => next({skip: about.id})), 'never offer this phase to me again, and go on'),
+      ...(about.user === 'anonymous' ? [] : [button('Sign out', () => inTurn(signOut), `you are ${about.user}`)]));
     const {label} = about, at = label && new Date(label.utc).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
     say(dirty ? 'changed, not saved' : !label ? 'no label yet' : label.tag === 'final' ? `saved at ${at}` : label.source === 'drawn' ? 'changed, not saved' : 'proposal, not saved');
   }

@@ -40,7 +40,7 @@ def started(root: Path, studies: Path | str, *, conf=None, token="", arguments=(
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": "",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        "CARDIAC_LABEL_TOKEN": token,
+        **({"CARDIAC_LABEL_TOKEN": token} if token else {}),
         **environment,
     }
     if conf is None:

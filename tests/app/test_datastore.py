@@ -167,6 +167,19 @@ def test_any_name_may_be_given_to_a_fact(datastore):
     assert (info["name"], info["self"], info["lock"]) == ("one_4d_phase01.nii.gz", 1, 2)
 
 
+def test_the_servers_result_is_not_a_clients_to_change(datastore):
+    datastore.keep_facts("one_4d_phase01", {"result": {"model": "abc"}})
+    datastore.update_image_info("one_4d_phase01", {"result": 5, "note": "blurred"})
+    info = datastore.get_image_info("one_4d_phase01")
+    assert (info["result"], info["note"]) == ({"model": "abc"}, "blurred")
+
+
+@pytest.mark.parametrize("strategy", [5, None, "random", []])
+def test_strategies_are_an_object(datastore, strategy):
+    with pytest.raises(InputError, match="strategy must be JSON objects"):
+        datastore.update_image_info("one_4d_phase01", {"strategy": strategy})
+
+
 def test_originals_are_neither_added_nor_removed(datastore, tmp_path):
     with pytest.raises(InputError, match="added to the studies themselves"):
         datastore.add_image("../x", str(tmp_path / "x.nii.gz"), {})

@@ -46,6 +46,7 @@ class App:
 
 def inner(slow_started=None, release=None):
     api = FastAPI()
+    api.include_router(guard.status_router())
     for kind in (HTTPException, MONAILabelException, InputError, Exception):
         api.add_exception_handler(kind, guard.answer)
 
@@ -79,6 +80,19 @@ def inner(slow_started=None, release=None):
             "teapot": HTTPException(418, "short and stout"),
         }
         raise errors[image]
+
+    @api.post("/cine/key")
+    async def key(image: str, key: str):
+        return {}
+
+    @api.post("/activelearning/{strategy}")
+    async def next_sample(strategy: str):
+        guard.noted.get().update(image="p1_phase02", skipped="p1_phase01")
+        return {}
+
+    @api.get("/ohif/{path}")
+    async def file(path: str):
+        return {"thread": threading.current_thread().name}
 
     @api.post("/train/{model}")
     @api.post("/train/")
@@ -121,7 +135,7 @@ def ask(app, method, path, *, access=None, client="127.0.0.1", api=None, base="h
             [[], None, 3, 1.5, [1, 2, 3], [[1, 2, 3], [4, 5, 6.5]]],
             ["1", [[[1]]], [True], {}, float("nan"), [[1, float("inf")]]],
         ),
-        (guard.Segments, [[], [{"name": "rv", "idx": 1}]], [{}, ["rv"], "rv", None]),
+        (guard.Segments, [[], [{"name": "rv", "idx": 1}]], [{}, ["rv"], "rv", None, [{"a": [float("inf")]}]]),
         (guard.INFER["result_extension"], [".nrrd"], ["nrrd", None, ["/x.nrrd"], ".nrrd/../x"]),
         (guard._advertised(TASK)["whole_cine"], [True, False], [0, 1, "true", None]),
         (guard._advertised(TASK)["steps"], [3, -2, 1.5], [True, "3", None, [3], float("inf")]),
@@ -267,6 +281,36 @@ def test_a_browser_signs_in_with_a_cookie_that_scripts_and_other_sites_do_not_ge
     assert "Secure" in secure.headers["set-cookie"]
 
 
+def test_a_session_in_an_address_ends_when_the_session_does(app):
+    access = Access(TOKEN)
+    session = jwt.encode({"sub": "ann", "exp": int(time.time()) + 100}, access._key, "HS256")
+    for headers in ({"Authorization": f"Bearer {session}"}, {"Cookie": f"cardiac_label={session}"}):
+        told = ask(app, "GET", "/cine/slicer", access=access, headers=headers).json()
+        assert told == {"server": f"http://127.0.0.1:8000/as/{session}"}
+    told = ask(app, "GET", "/cine/slicer", access=access, headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    made = jwt.decode(told["server"].rpartition("/")[2], access._key, ["HS256"])
+    assert made["exp"] == pytest.approx(time.time() + 12 * 3600, abs=60)
+    assert ask(app, "GET", "/cine/slicer").json() == {"server": "http://127.0.0.1:8000/"}
+
+
+def test_a_browser_signs_out(app):
+    access = Access(TOKEN)
+    cookie = {"Cookie": f"cardiac_label={access.session('ann')}"}
+    answered = ask(app, "POST", "/cine/logout", access=access, headers=cookie)
+    assert answered.status_code == 204
+    assert answered.headers["set-cookie"].startswith('cardiac_label=""; ')
+    assert "Max-Age=0" in answered.headers["set-cookie"]
+    assert ask(app, "POST", "/cine/logout", access=access).status_code == 401
+    assert app.events == [("ann", "cine", {"path": "/cine/logout"})]
+
+
+def test_who_opens_the_page_to_sign_in_has_guessed_nothing(app):
+    assert ask(app, "GET", "/cine/login", access=Access(TOKEN)).status_code == 401
+    assert app.events == []
+    assert ask(app, "GET", "/cine/login?token=guessed", access=Access(TOKEN)).status_code == 401
+    assert app.events == [("", "sign-in refused", {"path": "/cine/login", "client": "127.0.0.1"})]
+
+
 def test_a_client_that_announces_a_body_and_sends_none_is_answered(app):
     # monailabel.client keeps the Content-Length of an upload in the headers of its next GET.
     async def call():
@@ -329,6 +373,83 @@ def test_the_audit_log_has_who_did_what_and_no_attempts(app):
     )
     assert ask(app, "POST", "/train/cardiac_cine", access=access).status_code == 401
     assert app.events == [("ann", "train", {"path": "/train/cardiac_cine"})]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "event"),
+    [
+        ("POST", "/cine/key?image=p1_phase01&key=ED", ("key phase", {"image": "p1_phase01", "key": "ED"})),
+        ("POST", "/activelearning/random", ("next sample", {"image": "p1_phase02", "skipped": "p1_phase01"})),
+        ("POST", "/infer/cardiac_cine?image=p1_phase01", ("propose label", {"image": "p1_phase01"})),
+        ("POST", "/infer/cardiac_cine_correct?image=p1_phase01", None),  # keeps no label
+        ("DELETE", "/train/", None),  # nothing runs
+        ("GET", "/info/", None),
+    ],
+)
+def test_the_audit_log_tells_on_which_image(app, method, path, event):
+    app._infers = {"cardiac_cine": TASK, "cardiac_cine_correct": TASK}
+    status = ask(app, method, path).status_code
+    assert status == (404 if method == "DELETE" else 200)
+    expected = [("anonymous", event[0], {"path": path.partition("?")[0], **event[1]})] if event else []
+    assert app.events == expected
+
+
+def test_a_line_is_in_the_audit_log_before_the_answer_goes_out(app):
+    sent = []
+    app.audit = lambda action, **what: sent.append(action)
+
+    async def call():
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message["type"])
+
+        scope = {"type": "http", "method": "POST", "path": "/train/", "raw_path": b"/train/", "query_string": b""}
+        scope |= {"headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 5), "server": ("localhost", 80)}
+        await Guard(inner(), app, Access())(scope | {"scheme": "http"}, receive, send)
+
+    asyncio.run(call())
+    assert sent == ["train", "http.response.start", "http.response.body"]
+
+
+def test_what_cannot_be_written_to_the_audit_log_is_an_error(app, caplog):
+    def full(action, **what):
+        raise OSError(28, "No space left on device", "/srv/state/audit.jsonl")
+
+    app.audit = full
+    answered = ask(app, "POST", "/train/")
+    assert answered.status_code == 500
+    assert answered.json()["detail"].startswith("internal error ")
+    assert "No space left on device" in caplog.text
+
+
+def test_a_wrong_sign_in_waits_is_noted_and_holds_up_nobody(app, monkeypatch, caplog):
+    monkeypatch.setattr(guard, "REFUSED_SECONDS", 1.5)
+    served, access = inner(), Access(TOKEN)
+    served.include_router(login_router(access))
+
+    async def call():
+        transport = httpx.ASGITransport(Guard(served, app, access), client=("127.0.0.1", 5))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            guess = {"username": "ann", "password": "guessed"}
+            guesses = asyncio.gather(*(http.post("/auth/token", data=guess) for _ in range(20)))
+            await asyncio.sleep(0.5)
+            begin = time.monotonic()
+            right = await http.post("/auth/token", data=guess | {"password": TOKEN})
+            assert right.status_code == 200
+            assert time.monotonic() - begin < 1
+            assert not guesses.done()
+            assert [each.status_code for each in await guesses] == [401] * 20
+
+    asyncio.run(call())
+    assert app.events == [("", "sign-in refused", {"path": "/auth/token", "client": "127.0.0.1"})] * 20
+    assert caplog.text.count("a sign-in from 127.0.0.1 was refused") == 20
+    assert "guessed" not in caplog.text
+
+
+def test_files_are_served_without_a_thread(app):
+    assert ask(app, "GET", "/ohif/app.js").json() == {"thread": threading.current_thread().name}
 
 
 def test_every_stock_route_is_either_served_or_closed_on_purpose():

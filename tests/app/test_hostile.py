@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import jwt
 import nibabel as nib
+import numpy as np
 import pytest
 from urllib3.filepost import encode_multipart_formdata
 
@@ -25,6 +26,7 @@ JSON, TEXT = {"Content-Type": "application/json"}, {"Content-Type": "text/plain"
 NO_TOKEN = {"Authorization": ""}
 MODEL, TRAIN, INFER = "/model/cardiac_cine", "/train/cardiac_cine", "/infer/cardiac_cine?image={image}"
 SAVE = "/datastore/label?image={image}&tag=final"
+INFO, LABEL_INFO = "/datastore/image/info?image={image}", "/datastore/label/info?label={image}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,12 @@ ROWS = (
     params("label params that are no JSON", "{", 400, SAVE, "PUT"),
     params("label params of another kind", "[1]", 400, SAVE, "PUT"),
     params("unknown label param", {"path": "/etc"}, 400, SAVE, "PUT"),
-    form("image info that is no JSON", "PUT", "/datastore/image/info?image={image}", 400, info="{'a': 1}"),
+    form("image info that is no JSON", "PUT", INFO, 400, info="{'a': 1}"),
+    form("image info with an infinite number", "PUT", INFO, 400, info='{"a": [1e999]}'),
+    form("image info that is not a number", "PUT", INFO, 400, info='{"a": {"b": NaN}}'),
+    form("image info with a strategy of another kind", "PUT", INFO, 400, info='{"strategy": 5}'),
+    form("label info with an infinite number", "PUT", LABEL_INFO, 400, info='{"a": Infinity}'),
+    params("segments with an infinite number", '{"label_info": [{"a": -Infinity}]}', 400, SAVE, "PUT"),
     Row("label of nobody removed", "DELETE", "/datastore/label?id=../x&tag=final", 404),
     # inference
     Row("inference of an absolute path", "POST", "/infer/cardiac_cine?image={outside}/secret.nii.gz", 404),
@@ -155,7 +162,7 @@ ROWS = (
     params("another description", {"description": "x"}),
     params("result written elsewhere", {"result_extension": "/../../x.nii.gz"}),
     params("points as text", {"foreground": "[[1, 2, 3]]"}),
-    params("points that are no numbers", '{{"foreground": [[NaN, 1, 2]]}}'),
+    params("points that are no numbers", '{"foreground": [[NaN, 1, 2]]}'),
     params("100,000 points", {"foreground": [[1, 2, 3]] * 100_000}),
     params("params nested 100,000 deep", "[" * 100_000),
     Row("session's image", "POST", INFER + "&session_id=x", 400),
@@ -181,6 +188,7 @@ ROWS = (
     Row("phase made neither ED nor ES", "POST", "/cine/key?image={image}&key=EDV", 400),
     Row("phase of nobody made ED", "POST", "/cine/key?image=../x&key=ED", 404),
     Row("foreign origin chooses ED", "POST", "/cine/key?image={image}&key=ED", 403, {"Origin": "https://evil.example"}),
+    Row("foreign origin signs out", "POST", "/cine/logout", 403, {"Origin": "https://evil.example"}),
     form("drawing saved for nobody", "POST", "/cine/save?image=../x", 404, about="{}", voxels=("v", b"x")),
     form("drawing that is none", "POST", "/cine/save?image={image}", 400, about="[]", voxels=("v", b"x")),
     # closed
@@ -277,9 +285,10 @@ def server(tmp_path_factory):
         "forged": jwt.encode(payload, b"x" * 32, "HS256"),
         "unsigned": jwt.encode(payload, None, "none"),
     }
+    (root / "state").mkdir(mode=0o755)
     with (
         (root / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPO) as process,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPO, umask=0o022) as process,
     ):
         try:
             values["image"] = _first_image(Server(port, values, root), process)
@@ -339,7 +348,31 @@ def test_nothing_was_read_or_written_outside(server, before):
     log = server.root.joinpath("log").read_text()
     assert TOKEN not in log
     audit = server.root / "state" / "audit.jsonl"
-    assert not audit.exists() or audit.read_text() == ""
+    audited = [json.loads(line) for line in audit.read_text().splitlines()] if audit.exists() else []
+    assert {line["action"] for line in audited} <= {"sign-in refused"}
+
+
+def test_a_mask_that_is_uploaded_is_corrected(server, before):
+    _, _, content = server.send(Row("", "GET", "/datastore/image?image={image}", 200))
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    mask = np.zeros(image.shape, np.uint8)
+    mask[20:30, 20:30, :2] = 3
+    asked = {"params": json.dumps({"background": [[0, 0, 2]]})}
+    label = ("mask.nii.gz", gzip.compress(nib.Nifti1Image(mask, image.affine).to_bytes()))
+    target = "/infer/cardiac_cine_correct?image={image}&output=json"
+    status, _, content = server.send(form("", "POST", target, 200, label=label, **asked))
+    assert status == 200, content
+    volume_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    assert json.loads(content)["volumes_ml"]["lv_ml"] == pytest.approx(200 * volume_ml)
+    end = time.monotonic() + 10
+    while list((server.root / "temporary").iterdir()) and time.monotonic() < end:
+        time.sleep(0.05)  # the files go when the answer has been sent
+    assert snapshot(*_guarded(server)) == before
+
+
+def test_what_is_written_is_for_the_servers_user_alone(server):
+    state = server.root / "state"
+    assert [path for path in (state, *state.rglob("*")) if path.stat().st_mode & 0o077] == []
 
 
 def test_the_server_still_serves_and_tells_no_paths(server):

@@ -1,6 +1,7 @@
 import json
 import tempfile
 from contextlib import nullcontext
+from contextvars import copy_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, RV
 from cardiac_cine.weights import sha256
 from cardiac_cine.workflow import segment_study
+from monailabel_app.lib.access import upload_folder
 from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore
 from monailabel_app.lib.infer import CineSegmentation, Correction, Propagation
 from monailabel_app.lib.state import State
@@ -178,13 +180,20 @@ def test_what_is_corrected_is_the_upload_else_the_latest_label(app):
     network, _ = ask(app.correction, background=[[0, 0, 0]])
     drawn = np.zeros_like(network)
     drawn[40:60, 40:60, 1] = LV
-    with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
+    with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile(suffix=".nii.gz", dir=folder) as file:
         write_for_viewer(drawn, app.cine.affine, Path(file.name))
         app.datastore.save_label(ID, file.name, FINAL, {})
         np.testing.assert_array_equal(ask(app.correction, background=[[0, 0, 0]])[0], drawn)
         drawn[50, 50, 1] = RV
         write_for_viewer(drawn, app.cine.affine, Path(file.name))
-        np.testing.assert_array_equal(ask(app.correction, background=[[0, 0, 0]], label=file.name)[0], drawn)
+        within = copy_context()
+        within.run(upload_folder.set, folder)
+        asked = {"background": [[0, 0, 0]], "label": file.name}
+        np.testing.assert_array_equal(within.run(ask, app.correction, **asked)[0], drawn)
+        with pytest.raises(InputError, match="or a file that is uploaded"):
+            ask(app.correction, **asked)  # by another request
+        with pytest.raises(InputError, match="or a file that is uploaded"):
+            within.run(ask, app.correction, **asked | {"label": f"{folder}/../{Path(file.name).name}"})
     ask(app.segmentation)
     np.testing.assert_array_equal(ask(app.correction, background=[[0, 0, 0]])[0], network)
 
@@ -198,6 +207,7 @@ def test_what_is_corrected_is_the_upload_else_the_latest_label(app):
         ({"foreground": [[1, 1, 1]]}, "'None', expected one of"),
         ({"lv": [[1, 1, 1]], "label": "/etc/passwd"}, "label must be one of rv, myo, lv, or a file that is uploaded"),
         ({"lv": [[1, 1, 1]], "label": "../x.nii.gz"}, "or a file that is uploaded"),
+        ({"lv": [[1, 1, 1]], "label": "x.nii.gz"}, "or a file that is uploaded"),
     ],
 )
 def test_wrong_clicks(app, request_, message):

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from cardiac_cine.errors import InputError
 from monailabel_app import __main__
-from monailabel_app.lib.access import TOKEN_VARIABLE, is_loopback, parse_origins
+from monailabel_app.lib.access import TOKEN_VARIABLE, Access, chosen_token, is_loopback, parse_origins
 
 REPO = str(Path(__file__).resolve().parents[2])
 TOKEN = "0123456789abcdef"
@@ -30,6 +31,7 @@ def start(tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "uvicorn", fake)
         monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **environment})
         monkeypatch.setattr(sys, "argv", ["monailabel_app", *arguments])
+        monkeypatch.setattr(os, "umask", lambda mask: None)
         monkeypatch.chdir(tmp_path)
         try:
             code = __main__.main()
@@ -94,20 +96,67 @@ def test_a_token_is_kept_out_of_what_is_logged(started, tmp_path, way):
         (["--studies", "missing"], "--studies missing: there is no such file or folder"),
         (["--studies", ".", "--host", "0.0.0.0"], "other machines are served only with --origins and a token"),
         (["--studies", ".", "--host", "::", "--token", TOKEN], "other machines are served only with --origins"),
-        (["--studies", ".", "--host", "10.0.0.5", "--token", "short", "--origins", "http://a"], "a token of 16"),
+        (
+            ["--studies", ".", "--host", "10.0.0.5", "--token", "short", "--origins", "http://a"],
+            "--token: a token of at least 16",
+        ),
         (["--studies", ".", "--origins", "*"], "origin '*': expected http(s)://HOST[:PORT]"),
         (["--studies", ".", "--origins", "http://a/path"], "origin 'http://a/path': expected"),
-        (["--studies", ".", "--orgins", "http://a"], "--orgins"),
+        (
+            ["--studies", ".", "--origins", "https://a,http://localhost"],
+            "--origins https://a: other machines are served",
+        ),
+        (["--studies", ".", "--token", ""], "--token: a token of at least 16 characters is expected, found 0"),
+        (["--studies", ".", "--token", "short"], "--token: a token of at least 16 characters is expected, found 5"),
         (["--studies", ".", "--token_file", "missing"], "--token_file missing"),
+        (["--studies", ".", "--token_file", ""], "--token_file : there is no such file"),
+        (["--studies", ".", "--token_file", "empty"], "--token_file: a token of at least 16 characters"),
         (["--studies", ".", "--port", "http"], "--port http"),
-        ([], "studies"),
     ],
 )
-def test_what_is_refused(start, arguments, message):
+def test_what_is_refused(start, tmp_path, arguments, message):
+    (tmp_path / "empty").write_text(" \n")
+    code, out, err, calls = start(*arguments)
+    assert (code, out, calls) == (1, "", [])
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--studies", ".", "--orgins", "http://a"], "--orgins"), ([], "studies")]
+)
+def test_what_fire_refuses(start, arguments, message):
     code, out, err, calls = start(*arguments)
     assert (code, out, calls) == (2, "", [])
     assert message in err
-    assert "Traceback" not in err
+
+
+def test_a_variable_that_holds_no_token_is_refused(start):
+    code, _, err, calls = start("--studies", ".", **{TOKEN_VARIABLE: ""})
+    assert (code, calls) == (1, [])
+    assert f"{TOKEN_VARIABLE}: a token of at least 16 characters is expected, found 0" in err
+
+
+@pytest.mark.parametrize(
+    ("conf", "variable", "message"),
+    [
+        ({"token": ""}, None, "--conf token: a token of at least 16 characters is expected, found 0"),
+        ({}, " ", f"{TOKEN_VARIABLE}: a token of at least 16 characters is expected, found 0"),
+        ({"token": TOKEN}, "short", f"{TOKEN_VARIABLE}: a token of at least 16 characters is expected, found 5"),
+        ({"origins": "https://a.org"}, None, "--origins https://a.org: other machines are served only with a token"),
+    ],
+)
+def test_monai_labels_own_command_asks_for_the_same(monkeypatch, conf, variable, message):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(TOKEN_VARIABLE, variable)
+    with pytest.raises(InputError, match=message):
+        Access.from_conf(conf)
+
+
+def test_the_first_token_counts():
+    assert chosen_token({"a": None, "b": f"{TOKEN}\n", "c": "another of 16 letters"}) == TOKEN
+    assert chosen_token({"a": None}) == ""
 
 
 def test_keycloak_stands_in_for_a_token(started):

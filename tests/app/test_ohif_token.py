@@ -98,3 +98,13 @@ def test_what_is_drawn_outlives_a_session(site, viewer):
     viewer.press("Save")
     viewer.wait_for(1, "saved at")
     assert (site.label(f"{NAME}_phase01", "final") != before).any()
+
+
+def test_signing_out_leads_to_the_page_to_sign_in(site, viewer):
+    viewer.context.clear_cookies()
+    _sign_in(site, viewer.page)
+    viewer.open(NAME)
+    viewer.wait_for(1, "saved at")
+    viewer.press("Sign out")
+    viewer.page.get_by_label("Token").wait_for()
+    assert viewer.page.request.get(f"{site.url}/info/").status == 401

@@ -123,7 +123,7 @@ def test_flags_and_numbers_are_those_of_what_is_displayed(app, client):
         return [flag["code"] for flag in client.get(f"/cine/summary?image={ID}").json()["result"]["quality_flags"]]
 
     told = {"model": "m", "quality_flags": [{"code": "low_confidence", "reason": "Of the whole cine."}]}
-    datastore.update_image_info(ID, {"result": told})
+    datastore.keep_facts(ID, {"result": told})
     datastore.propose(ID, mask, source="model", model="m")
     assert flags() == ["low_confidence"]
     datastore.propose(ID, mask, source="model", model="n")  # with another phase's cine

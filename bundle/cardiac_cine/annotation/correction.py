@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from cardiac_cine.errors import InputError
 from cardiac_cine.labels import BACKGROUND, BY_KEY, NUM_CLASSES, check_mask
 
 # In an array of seeds, where 0 is not pointed at.
@@ -33,6 +34,32 @@ _ROUNDS = 3
 # Without a network a mask counts as blurred by this, so that its contours are doubtful and its middles are not.
 _BLUR_MM = 4.0
 _EIGHT = np.ones((3, 3), bool)
+
+
+def seeds_from_request(request: Mapping[str, Any], shape: Sequence[int]) -> np.ndarray:
+    """Mark a request's clicks in an array.
+
+    Args:
+        request: lists of voxel indices by structure key or "background", or the "foreground" of one structure, which
+            is the "label" then.
+        shape: of the image, (x, y, z).
+
+    Returns:
+        As :func:`seeds_from_clicks`.
+
+    Raises:
+        InputError: no list, no click at all, or clicks as ``seeds_from_clicks`` refuses them.
+    """
+    try:
+        clicks = {key: list(request.get(key) or ()) for key in (*BY_KEY, BACKGROUND_KEY)}
+        if request.get("foreground"):
+            clicks[str(request.get("label"))] = list(request["foreground"])
+        seeds = seeds_from_clicks(shape, clicks)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
+    if not seeds.any():
+        raise InputError("there are no points in the request: click on what is wrong first")
+    return seeds
 
 
 def seeds_from_clicks(shape: Sequence[int], clicks: Mapping[str, Sequence[Sequence[int]]]) -> np.ndarray:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -60,13 +61,16 @@ class Jobs:
         self._ended: deque[Job] = deque(maxlen=_LISTED)
 
     def run(self, kind: str, image: str, function: Callable[[Job], T]) -> T:
-        """Return what the function returns, or raise what it raises, once all that came before have begun."""
+        """Return what the function returns, or raise what it raises, once all that came before have begun.
+
+        The function has the context variables of the caller.
+        """
         with self._lock:
             if sum(job.state == "waiting" for job in self._active) >= self._limit:
                 raise QueueFullError(f"{self._limit} computations are waiting, try again later")
             job = Job(str(next(self._ids)), kind, image)
             self._active.append(job)
-            job.future = self._workers.submit(self._do, job, function)
+            job.future = self._workers.submit(copy_context().run, self._do, job, function)
         error: BaseException | None = None
         try:
             return job.future.result()
