@@ -1,10 +1,11 @@
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import jsonschema
@@ -153,6 +154,36 @@ def test_metadata_versions_are_installed_or_older(metadata):
         return [int(part) for part in re.match(r"[\d.]*\d", text)[0].split(".")]
 
     assert {name: version(name) for name, needed in declared.items() if parts(version(name)) < parts(needed)} == {}
+
+
+def imported(path):
+    """Top-level names that a module imports, but for those that only type checkers see."""
+    found, waiting = set(), [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def test_metadata_declares_what_the_bundle_imports_as_pinned(metadata):
+    names = set().union(*(imported(path) for path in (BUNDLE / "cardiac_cine").rglob("*.py")))
+    third_party = names - sys.stdlib_module_names - {"cardiac_cine"}
+    distributions = packages_distributions()
+    needed = {distributions[name][0].lower() for name in third_party} - {"markupsafe"}  # Jinja2's own
+    needed |= {"fire", "tensorboard"}  # MONAI's command line, and train.json's TensorBoardStatsHandler
+    declared = metadata["required_packages_version"] | {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        "numpy": metadata["numpy_version"],
+    }
+    assert {name.lower() for name in declared} == needed
+    pinned = dict(re.findall(r"(?m)^([\w-]+)==([\d.]+)", (BUNDLE.parent / "requirements.txt").read_text()))
+    assert declared == pinned
 
 
 def test_config_needs_little_beside_monai():
