@@ -21,9 +21,11 @@ from test_images import affine_of, heart, write_like_acdc, write_stack
 
 import cardiac_cine
 from cardiac_cine.anatomy import degenerated_slices
+from cardiac_cine.errors import InputError
 from cardiac_cine.images import FRAME_NAME, find_frames, read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.postprocess import RepairAnatomyd, largest_components
+from cardiac_cine.weights import checksum_file, sha256
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 INFERENCE = BUNDLE / "configs" / "inference.json"
@@ -195,6 +197,7 @@ def test_config_needs_little_beside_monai():
     assert len(targets) == text.count("_target_")
     assert {target for target in targets if "." in target} == {
         "cardiac_cine.training.amp_dtype",
+        "cardiac_cine.handlers.LoadWeights",
         "cardiac_cine.inferers.HeartWindowInferer",
         "cardiac_cine.postprocess.MostLikelyd",
         "cardiac_cine.postprocess.RepairAnatomyd",
@@ -259,8 +262,23 @@ def test_missing_weights_end_the_run_by_name(tiny_bundle, tmp_path):
     write_stack(tmp_path / "a.nii.gz")
     with pytest.raises(RuntimeError) as caught:
         run_inference(tiny_bundle, tmp_path, tmp_path, ckpt_path=str(tmp_path / "nowhere.pt"))
-    assert isinstance(caught.value.__cause__, FileNotFoundError)
-    assert "nowhere.pt" in str(caught.value.__cause__)
+    assert isinstance(caught.value.__cause__, InputError)
+    assert "nowhere.pt: no such file" in str(caught.value.__cause__)
+
+
+def test_weights_are_checked_against_their_checksum(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle")
+    model = bundle / "models" / "model.pt"
+    write_stack(tmp_path / "data" / "a.nii.gz")
+    digest = sha256(model)
+    checksum_file(model).write_text(f"{digest}  model.pt\n")
+    run_inference(bundle, tmp_path / "data", tmp_path / "out")
+    changed = f"{int(digest[0], 16) ^ 1:x}{digest[1:]}"
+    checksum_file(model).write_text(f"{changed}  model.pt\n")
+    with pytest.raises(RuntimeError) as caught:
+        run_inference(bundle, tmp_path / "data", tmp_path / "refused")
+    assert f"SHA-256 is {digest}, expected {changed}" in str(caught.value.__cause__)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_finds_the_frames_that_the_package_finds(tmp_path):
