@@ -22,7 +22,7 @@ from test_images import affine_of, heart, write_like_acdc, write_stack
 import cardiac_cine
 from cardiac_cine.anatomy import degenerated_slices
 from cardiac_cine.errors import InputError
-from cardiac_cine.images import FRAME_NAME, find_frames, read_frame
+from cardiac_cine.images import read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.postprocess import RepairAnatomyd, largest_components
 from cardiac_cine.weights import checksum_file, sha256
@@ -198,6 +198,7 @@ def test_config_needs_little_beside_monai():
     assert {target for target in targets if "." in target} == {
         "cardiac_cine.training.amp_dtype",
         "cardiac_cine.handlers.LoadWeights",
+        "cardiac_cine.images.find_frames",
         "cardiac_cine.inferers.HeartWindowInferer",
         "cardiac_cine.postprocess.MostLikelyd",
         "cardiac_cine.postprocess.RepairAnatomyd",
@@ -245,16 +246,20 @@ def test_runs_from_another_directory(tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "no NIfTI frame below .*data"),
-        (["a_gt.nii.gz", "a_4d.nii.gz"], "no NIfTI frame below .*data"),
-        (["p1/a.nii.gz", "b.nii", "p2/a.nii"], "frames share a name: [^,]*p1/a.nii.gz, [^,]*p2/a.nii$"),
+        ([], "data: no such folder, expected one that holds NIfTI frames"),
+        (["a_gt.nii.gz", "a_4d.nii.gz"], "data: no frame below it; only 3D NIfTI frames"),
+        (["p1/a.nii.gz", "b.nii", "p2/a.nii"], "p1/a.nii.gz and .*p2/a.nii: the results of both would be named a"),
     ],
 )
 def test_unusable_dataset_dir_ends_the_run(tiny_bundle, tmp_path, names, message):
     for name in names:
         write_stack(tmp_path / "data" / name)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(RuntimeError) as caught:
         run_inference(tiny_bundle, tmp_path / "data", tmp_path / "out")
+    causes = [caught.value]
+    while causes[-1].__cause__:
+        causes.append(causes[-1].__cause__)
+    assert isinstance(causes[-1], InputError) and re.search(message, str(causes[-1]))
     assert not (tmp_path / "out").exists()
 
 
@@ -279,13 +284,6 @@ def test_weights_are_checked_against_their_checksum(tmp_path):
         run_inference(bundle, tmp_path / "data", tmp_path / "refused")
     assert f"SHA-256 is {digest}, expected {changed}" in str(caught.value.__cause__)
     assert not (tmp_path / "refused").exists()
-
-
-def test_finds_the_frames_that_the_package_finds(tmp_path):
-    write_dataset(tmp_path)
-    config = read_config(dataset_dir=str(tmp_path))
-    assert config.get_parsed_content("frames") == find_frames(tmp_path)
-    assert config.get_parsed_content("is_frame").__self__ == FRAME_NAME
 
 
 def test_preprocessing_resamples_in_plane_only(tmp_path):
