@@ -331,7 +331,7 @@ def _table(result: dict[str, Any]) -> str:
         ("ratio, median of blocks", f"{training['ratio']:.2f}"),
         (f"inference of a frame, {inference['median_slices']:g} slices", f"{inference['seconds_per_frame']:.2f} s"),
         *((f"- {name}", f"{seconds:.3f} s") for name, seconds in inference["stages_s"].items()),
-        ("total over network", f"{inference['total_over_network']:.2f}"),
+        ("total over network, median of the frames' ratios", f"{inference['total_over_network']:.2f}"),
         ("peak memory of inference", f"{inference['peak_memory_mb']:.0f} MB"),
         ("first result of scripts/segment.py", f"{inference['first_result_s']:.1f} s"),
     ]
