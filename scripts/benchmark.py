@@ -4,12 +4,14 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,27 @@ SCRIPTS = Path(__file__).resolve().parent
 # Iterations of the trainer, then as many of the bare loop, in turn, so that a drift of the machine's speed hits both.
 BLOCK = 10
 PHANTOM_PATIENTS = 5
+
+# Linux counts the memory of the process that forks into the peak of what it starts, through exec. A training's would
+# stand for segment.py's; this process is smaller than anything that is measured.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+begun = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print()
+print(json.dumps({"seconds": time.perf_counter() - begun, "peak_memory_mb": usage.ru_maxrss / 1024}))
+sys.exit(0 if status == 0 else 1)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that has run: what it printed, the seconds it took, and its peak memory in MB."""
+
+    output: str
+    seconds: float
+    peak_memory_mb: float
 
 
 def benchmark(
@@ -168,10 +191,10 @@ def _inference(dataset_dir: str, weights: Path, count: int, scratch: Path) -> di
         "print(json.dumps(time_frames(*sys.argv[2:4], sys.argv[4:])))"
     )
     arguments = [str(SCRIPTS), str(weights), str(scratch / "timed"), *map(str, paths)]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    timed = json.loads(done.stdout.splitlines()[-1])
-    stages = {name: statistics.median(row[name] for row in timed["frames"][1:]) for name in names}
-    totals = [sum(row[name] for name in names) for row in timed["frames"][1:]]
+    run = run_alone([sys.executable, "-c", code, *arguments])
+    timed = json.loads(run.output.splitlines()[-1])
+    stages = {name: statistics.median(row[name] for row in timed[1:]) for name in names}
+    totals = [sum(row[name] for name in names) for row in timed[1:]]
     latencies = []
     for _ in tqdm(range(3), desc="first result", unit="start", disable=None):
         begun = time.perf_counter()
@@ -181,27 +204,25 @@ def _inference(dataset_dir: str, weights: Path, count: int, scratch: Path) -> di
         latencies.append(time.perf_counter() - begun)
     return {
         "frames": len(totals),
-        "median_slices": statistics.median(row["slices"] for row in timed["frames"][1:]),
+        "median_slices": statistics.median(row["slices"] for row in timed[1:]),
         "seconds_per_frame": statistics.median(totals),
         "stages_s": stages,
         "total_over_network": statistics.median(
-            total / row["network"] for total, row in zip(totals, timed["frames"][1:], strict=True)
+            total / row["network"] for total, row in zip(totals, timed[1:], strict=True)
         ),
-        "peak_memory_mb": timed["peak_memory_mb"],
+        "peak_memory_mb": run.peak_memory_mb,
         "first_result_s": statistics.median(latencies),
     }
 
 
-def time_frames(weights: str, output_dir: str, paths: list[str]) -> dict[str, Any]:
-    """Segment frames one by one and return the seconds of every stage and this process's peak memory.
+def time_frames(weights: str, output_dir: str, paths: list[str]) -> list[dict[str, float]]:
+    """Segment frames one by one and return for each the seconds of every stage and its number of slices.
 
     Args:
         weights: checkpoint.
         output_dir: folder for the masks.
         paths: NIfTI frames.
     """
-    import resource
-
     import torch
 
     from cardiac_cine.images import read_frame, write_mask
@@ -226,8 +247,7 @@ def time_frames(weights: str, output_dir: str, paths: list[str]) -> dict[str, An
         spans = [end - start for start, end in itertools.pairwise(marks)]
         stages = dict(zip(("load", "preprocess", "network", "postprocess", "save"), spans, strict=True))
         rows.append({**stages, "slices": mask.shape[2]})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"frames": rows, "peak_memory_mb": peak}
+    return rows
 
 
 def _cine(weights: Path, phases: int, scratch: Path) -> dict[str, Any]:
@@ -258,13 +278,22 @@ def _large_cine(weights: Path, scratch: Path) -> dict[str, Any]:
 
 def _timed_segment(path: Path, weights: Path, out: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPTS / "segment.py"), str(path), "--output_dir", str(out)]
-    begun = time.perf_counter()
-    process = subprocess.Popen([*command, "--ckpt_path", str(weights)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begun
-    if os.waitstatus_to_exitcode(status):
-        raise RuntimeError(f"segment.py failed on {path}")
-    return {"shape": shape, "seconds": seconds, "peak_memory_mb": usage.ru_maxrss / 1024}
+    run = run_alone([*command, "--ckpt_path", str(weights)])
+    return {"shape": shape, "seconds": run.seconds, "peak_memory_mb": run.peak_memory_mb}
+
+
+def run_alone(command: Sequence[str]) -> Run:
+    """Run a command so that its peak memory is its own and not that of the process that starts it.
+
+    Raises:
+        RuntimeError: the command failed; it has printed why.
+    """
+    launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
+    done = subprocess.run(launch, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"failed: {shlex.join(command)}")
+    output, _, measured = done.stdout.rstrip().rpartition("\n")
+    return Run(output, **json.loads(measured))
 
 
 def _phantoms(folder: Path) -> str:
@@ -302,7 +331,7 @@ def _table(result: dict[str, Any]) -> str:
         ("ratio, median of blocks", f"{training['ratio']:.2f}"),
         (f"inference of a frame, {inference['median_slices']:g} slices", f"{inference['seconds_per_frame']:.2f} s"),
         *((f"- {name}", f"{seconds:.3f} s") for name, seconds in inference["stages_s"].items()),
-        ("total over network", f"{inference['total_over_network']:.2f}"),
+        ("total over network, median of the frames' ratios", f"{inference['total_over_network']:.2f}"),
         ("peak memory of inference", f"{inference['peak_memory_mb']:.0f} MB"),
         ("first result of scripts/segment.py", f"{inference['first_result_s']:.1f} s"),
     ]

@@ -64,6 +64,7 @@ def benchmark(
     from cardiac_cine.errors import InputError
     from cardiac_cine.files import write_json
 
+    cli.check_app()
     if not Path(studies).exists():
         raise InputError(f"{studies}: there is no such file or folder")
     chosen = ["--device", device] if device else []

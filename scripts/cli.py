@@ -1,6 +1,7 @@
 """What the command lines share: how arguments become a call, and what its outcome means as an exit code."""
 
 import functools
+import importlib.util
 import inspect
 import logging
 import sys
@@ -72,6 +73,18 @@ def main(commands: Callable | Mapping[str, Callable], name: str) -> int:
     except Exception:  # any other error means the exit code of failure, which is not Python's own
         traceback.print_exc()
         return FAILED
+
+
+def check_app() -> None:
+    """Check that MONAI Label is installed, which the annotation server runs on and segmenting does without.
+
+    Raises:
+        InputError: it is not.
+    """
+    from cardiac_cine.errors import InputError
+
+    if importlib.util.find_spec("monailabel") is None:
+        raise InputError("monailabel is not installed, expected the annotation server's environment: make app")
 
 
 def _parser(command: Callable) -> Callable[..., _Job]:

@@ -42,6 +42,7 @@ def simulate(
         iterations: about how many steps each training takes, at least one epoch.
         seed: of the choice of patients, of the splits and of the weights.
     """
+    cli.check_app()
     import numpy as np
 
     from cardiac_cine import cases

@@ -12,9 +12,11 @@ BUNDLE = REPO / "bundle"
 @pytest.fixture(scope="session")
 def acdc_dir() -> Path:
     """The ACDC root that holds training/patientXXX, or a skip with the reason."""
-    root = Path(os.environ.get("ACDC_DIR", REPO.parent / "shared" / "data" / "acdc")).resolve()
+    if not os.environ.get("ACDC_DIR"):
+        pytest.skip("needs the ACDC training data: ACDC_DIR is not set")
+    root = Path(os.environ["ACDC_DIR"]).resolve()
     if not (root / "training").is_dir():
-        pytest.skip(f"needs the ACDC training data: {root}/training is missing (set ACDC_DIR)")
+        pytest.skip(f"needs the ACDC training data: {root}/training is missing")
     return root
 
 

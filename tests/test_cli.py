@@ -1,8 +1,12 @@
 import subprocess
 import sys
 
+import benchmark_server
 import pytest
+import simulate_annotation
 from conftest import REPO
+
+from cardiac_cine.errors import InputError
 
 SCRIPT = """
 import sys
@@ -68,3 +72,10 @@ def test_help_is_not_an_error():
     assert done.returncode == 0
     assert "Show what arrived." in done.stdout + done.stderr
     assert "GROUP" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [benchmark_server.benchmark, simulate_annotation.simulate])
+def test_what_the_annotation_server_needs_is_named(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monailabel", None)
+    with pytest.raises(InputError, match=r"monailabel is not installed, expected .*: make app"):
+        command(str(tmp_path))

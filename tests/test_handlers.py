@@ -236,3 +236,25 @@ def test_curves_hold_a_record_per_epoch_and_survive_a_resume(tmp_path):
         {"epoch": 2.0, "train_loss": 2.0, "val_loss": 0.5},
     ]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_epoch_cut_short_has_one_record_after_a_resume(tmp_path):
+    evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}))
+
+    def a_training():
+        trainer = Engine(lambda *_: None)
+        curves = Curves(evaluator, tmp_path / "curves.png")
+        curves.attach(trainer)
+        return trainer, curves
+
+    trainer, curves = a_training()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), lambda engine: engine.terminate_epoch())
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate())
+    trainer.run(range(4), max_epochs=3)
+    assert [record["epoch"] for record in curves.records] == [1, 2]
+    resumed, longer = a_training()
+    resumed.load_state_dict(trainer.state_dict())
+    longer.load_state_dict(curves.state_dict())
+    resumed.run(range(4), max_epochs=3)
+    assert resumed.state.iteration == 12
+    assert [record["epoch"] for record in json.loads((tmp_path / "curves.json").read_text())] == [1, 2, 3]

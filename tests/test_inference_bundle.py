@@ -1,10 +1,11 @@
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import jsonschema
@@ -20,9 +21,11 @@ from test_images import affine_of, heart, write_like_acdc, write_stack
 
 import cardiac_cine
 from cardiac_cine.anatomy import degenerated_slices
-from cardiac_cine.images import FRAME_NAME, find_frames, read_frame
+from cardiac_cine.errors import InputError
+from cardiac_cine.images import read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.postprocess import RepairAnatomyd, largest_components
+from cardiac_cine.weights import checksum_file, sha256
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 INFERENCE = BUNDLE / "configs" / "inference.json"
@@ -155,6 +158,36 @@ def test_metadata_versions_are_installed_or_older(metadata):
     assert {name: version(name) for name, needed in declared.items() if parts(version(name)) < parts(needed)} == {}
 
 
+def imported(path):
+    """Top-level names that a module imports, but for those that only type checkers see."""
+    found, waiting = set(), [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def test_metadata_declares_what_the_bundle_imports_as_pinned(metadata):
+    names = set().union(*(imported(path) for path in (BUNDLE / "cardiac_cine").rglob("*.py")))
+    third_party = names - sys.stdlib_module_names - {"cardiac_cine"}
+    distributions = packages_distributions()
+    needed = {distributions[name][0].lower() for name in third_party} - {"markupsafe"}  # Jinja2's own
+    needed |= {"fire", "tensorboard"}  # MONAI's command line, and train.json's TensorBoardStatsHandler
+    declared = metadata["required_packages_version"] | {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        "numpy": metadata["numpy_version"],
+    }
+    assert {name.lower() for name in declared} == needed
+    pinned = dict(re.findall(r"(?m)^([\w-]+)==([\d.]+)", (BUNDLE.parent / "requirements.txt").read_text()))
+    assert declared == pinned
+
+
 def test_config_needs_little_beside_monai():
     text = INFERENCE.read_text()
     config = read_config()
@@ -164,6 +197,8 @@ def test_config_needs_little_beside_monai():
     assert len(targets) == text.count("_target_")
     assert {target for target in targets if "." in target} == {
         "cardiac_cine.training.amp_dtype",
+        "cardiac_cine.handlers.LoadWeights",
+        "cardiac_cine.images.find_frames",
         "cardiac_cine.inferers.HeartWindowInferer",
         "cardiac_cine.postprocess.MostLikelyd",
         "cardiac_cine.postprocess.RepairAnatomyd",
@@ -211,16 +246,20 @@ def test_runs_from_another_directory(tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "no NIfTI frame below .*data"),
-        (["a_gt.nii.gz", "a_4d.nii.gz"], "no NIfTI frame below .*data"),
-        (["p1/a.nii.gz", "b.nii", "p2/a.nii"], "frames share a name: [^,]*p1/a.nii.gz, [^,]*p2/a.nii$"),
+        ([], "data: no such folder, expected one that holds NIfTI frames"),
+        (["a_gt.nii.gz", "a_4d.nii.gz"], "data: no frame below it; only 3D NIfTI frames"),
+        (["p1/a.nii.gz", "b.nii", "p2/a.nii"], "p1/a.nii.gz and .*p2/a.nii: the results of both would be named a"),
     ],
 )
 def test_unusable_dataset_dir_ends_the_run(tiny_bundle, tmp_path, names, message):
     for name in names:
         write_stack(tmp_path / "data" / name)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(RuntimeError) as caught:
         run_inference(tiny_bundle, tmp_path / "data", tmp_path / "out")
+    causes = [caught.value]
+    while causes[-1].__cause__:
+        causes.append(causes[-1].__cause__)
+    assert isinstance(causes[-1], InputError) and re.search(message, str(causes[-1]))
     assert not (tmp_path / "out").exists()
 
 
@@ -228,15 +267,23 @@ def test_missing_weights_end_the_run_by_name(tiny_bundle, tmp_path):
     write_stack(tmp_path / "a.nii.gz")
     with pytest.raises(RuntimeError) as caught:
         run_inference(tiny_bundle, tmp_path, tmp_path, ckpt_path=str(tmp_path / "nowhere.pt"))
-    assert isinstance(caught.value.__cause__, FileNotFoundError)
-    assert "nowhere.pt" in str(caught.value.__cause__)
+    assert isinstance(caught.value.__cause__, InputError)
+    assert "nowhere.pt: no such file" in str(caught.value.__cause__)
 
 
-def test_finds_the_frames_that_the_package_finds(tmp_path):
-    write_dataset(tmp_path)
-    config = read_config(dataset_dir=str(tmp_path))
-    assert config.get_parsed_content("frames") == find_frames(tmp_path)
-    assert config.get_parsed_content("is_frame").__self__ == FRAME_NAME
+def test_weights_are_checked_against_their_checksum(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle")
+    model = bundle / "models" / "model.pt"
+    write_stack(tmp_path / "data" / "a.nii.gz")
+    digest = sha256(model)
+    checksum_file(model).write_text(f"{digest}  model.pt\n")
+    run_inference(bundle, tmp_path / "data", tmp_path / "out")
+    changed = f"{int(digest[0], 16) ^ 1:x}{digest[1:]}"
+    checksum_file(model).write_text(f"{changed}  model.pt\n")
+    with pytest.raises(RuntimeError) as caught:
+        run_inference(bundle, tmp_path / "data", tmp_path / "refused")
+    assert f"SHA-256 is {digest}, expected {changed}" in str(caught.value.__cause__)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_preprocessing_resamples_in_plane_only(tmp_path):

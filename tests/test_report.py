@@ -11,7 +11,7 @@ from test_evaluation import a_result, three_patients, two_frames, with_volumes
 from cardiac_cine import plots, report
 from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import SliceFinding, summary_cells
-from cardiac_cine.report import overlay_name, read_evaluation, summary_table, write_evaluation
+from cardiac_cine.report import overlay_name, read_about, read_evaluation, summary_table, write_evaluation
 
 NAN = math.nan
 ABOUT = {"weights": "model.pt", "split": "tutorial"}
@@ -237,14 +237,23 @@ def test_an_evaluation_is_read_back_as_it_was(tmp_path):
     write_evaluation(results, tmp_path, ABOUT)
     found = read_evaluation(tmp_path / "evaluation.json")
     assert sorted(map(repr, found)) == sorted(map(repr, results))  # NaN equals NaN as text
+    assert read_about(tmp_path / "evaluation.json") == ABOUT
 
 
-def test_what_is_no_evaluation_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none.json: FileNotFoundError.*expected the evaluation.json"):
-        read_evaluation(tmp_path / "none.json")
-    (tmp_path / "other.json").write_text('{"frames": [{"case": "p1"}]}')
-    with pytest.raises(InputError, match=r"other.json: KeyError"):
-        read_evaluation(tmp_path / "other.json")
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (read_evaluation, None, "FileNotFoundError.*expected the evaluation.json"),
+        (read_evaluation, '{"frames": [{"case": "p1"}]}', "KeyError"),
+        (read_about, None, "FileNotFoundError.*expected the evaluation.json"),
+        (read_about, '{"about": ["split"]}', "AttributeError"),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(tmp_path, read, text, message):
+    if text is not None:
+        (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InputError, match=rf"other\.json: {message}"):
+        read(tmp_path / "other.json")
 
 
 def test_tables_by_pathology_and_level(tmp_path):

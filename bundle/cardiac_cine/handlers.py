@@ -134,6 +134,8 @@ class EarlyStop:
 class Curves:
     """The run's history: one record of all scalar metrics per epoch, kept over resumed runs, drawn at the end.
 
+    A resumed run goes on with the epoch that the earlier run's end cut short, and replaces that epoch's record.
+
     Args:
         evaluator: the validation, whose metrics go with those of its epoch.
         path: PNG to draw. The records themselves stand beside it as JSON after every epoch, so that others can follow.
@@ -162,7 +164,7 @@ class Curves:
         engines = [engine, self.evaluator] if self.evaluator.state.epoch == engine.state.epoch else [engine]
         for source in engines:
             record.update({k: float(v) for k, v in source.state.metrics.items() if isinstance(v, (int, float))})
-        self.records.append(record)
+        self.records = [*(earlier for earlier in self.records if earlier["epoch"] < record["epoch"]), record]
         if idist.get_rank() == 0:
             write_json(self.records, self.path.with_suffix(".json"))
 

@@ -6,10 +6,10 @@ Numbers come from :mod:`cardiac_cine.evaluation`; nothing is measured here.
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cardiac_cine import plots
 from cardiac_cine.agreement import Agreement
@@ -32,6 +32,8 @@ from cardiac_cine.evaluation import (
 from cardiac_cine.files import staged, write_json, write_text
 from cardiac_cine.labels import STRUCTURES
 from cardiac_cine.statistics import MethodAgreement, summarise
+
+T = TypeVar("T")
 
 QUANTITIES = {"ef_percent": "EF (%)", "edv_ml": "EDV (mL)", "esv_ml": "ESV (mL)"}
 # Observers' and the published table's figures stand beside ours in the model card, not here: other patients.
@@ -108,10 +110,26 @@ def read_evaluation(path: Path) -> list[FrameResult]:
     Raises:
         InputError: the file is missing, is no JSON, or was written by another version.
     """
+    return _read(path, lambda content: [_frame_result(frame) for frame in content["frames"]])
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Read back what an ``evaluation.json`` says was evaluated, as text.
+
+    Args:
+        path: as :func:`write_evaluation` wrote it.
+
+    Raises:
+        InputError: as :func:`read_evaluation`.
+    """
+    return _read(path, lambda content: {key: str(value) for key, value in content["about"].items()})
+
+
+def _read(path: Path, take: Callable[[Any], T]) -> T:
     expected = "expected the evaluation.json of an evaluation by this version"
     try:
-        return [_frame_result(frame) for frame in json.loads(path.read_text(encoding="utf-8"))["frames"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return take(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: {type(error).__name__}: {error}; {expected}") from None
 
 

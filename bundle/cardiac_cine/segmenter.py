@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
-from cardiac_cine.images import Frame, read_frame, write_mask
+from cardiac_cine.images import Frame
 from cardiac_cine.inferers import HeartWindowInferer
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.weights import load_weights
@@ -149,18 +149,6 @@ class Segmenter:
                     masks[..., index] = self.postprocess({**data, "pred": MetaTensor(pred)})
                 waiting = []
         return masks
-
-    def segment_file(self, path: Path, output_dir: Path) -> Path:
-        """Segment a NIfTI frame into ``output_dir/CASE/CASE_seg.nii.gz``, whole or not at all.
-
-        Returns:
-            The file written. CASE is the input's name without its extension.
-
-        Raises:
-            InputError: the file is no usable frame, see :func:`cardiac_cine.images.read_frame`.
-        """
-        frame = read_frame(path)
-        return write_mask(self.segment(frame), frame.affine, output_dir, frame.name)
 
     def agreement(self, cine: Cine, phases: Iterable[int]) -> dict[str, float]:
         """Return how far the network agrees with itself when it sees the same phases mirrored or in another contrast.
