@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the app's packages: pip install -r requirements-app.txt")
 
-from cardiac_cine.annotation.jobs import JobCancelledError, Jobs, QueueFullError
+from cardiac_cine.annotation.jobs import JobCancelledError, Jobs, QueueFullError, when_gone
 
 
 class Held:
@@ -110,6 +110,29 @@ def test_who_runs_can_be_stopped(held):
     assert isinstance(held.outcomes["first"], JobCancelledError) and held.outcomes["first"].status_code == 409
     assert held.listed() == [("first", "cancelled", 0)]
     assert not held.jobs.cancel("1") and not held.jobs.cancel("99")
+
+
+def test_who_waits_leaves_the_line_when_nobody_waits_for_it(held):
+    context, gone = copy_context(), []
+    context.run(when_gone.set, gone)
+    outcome = []
+
+    def work():
+        try:
+            context.run(held.jobs.run, "kind", "second", lambda job: outcome.append("computed"))
+        except JobCancelledError as error:
+            outcome.append(error)
+
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    deadline = time.monotonic() + 5
+    while not gone and time.monotonic() < deadline:
+        time.sleep(0.002)
+    gone[0]()
+    waiting.join(5)
+    [error] = outcome
+    assert isinstance(error, JobCancelledError)
+    assert [(job["image"], job["state"]) for job in held.jobs.list()] == [("first", "running"), ("second", "cancelled")]
 
 
 def test_no_more_than_the_last_ended_are_listed():

@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from cardiac_cine.annotation.jobs import QueueError
+from cardiac_cine.annotation.jobs import QueueError, when_gone
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
@@ -72,7 +72,7 @@ class Rule:
     body: str = ""  # "": ignored, "json", "form"; "sign-in" and "any": the route looks at it
     params: Mapping[str, Any] | None = None
     slow: bool = False  # waits for a computation or for the PACS
-    static: bool = False  # a file, which needs no thread
+    static: bool = False  # a file that is sent as it is
     audit: str = ""
 
     def names(self, request: Request) -> dict[str, str] | None:
@@ -83,10 +83,9 @@ class Rule:
 
 RULES = (
     Rule("OPTIONS", ".*", None),
-    Rule("GET HEAD", r"/|/docs|/openapi\.json", None),
     Rule("GET HEAD", rf"/favicon\.ico|/static/{FILE}|/ohif(/{FILE})?|/cine/panel\.(js|css)", None, static=True),
     Rule("GET POST", "/auth/token|/cine/login", None, "sign-in"),
-    Rule("GET", f"/auth/|/auth/token/valid|/cine/{FILE}", None),
+    Rule("GET HEAD", rf"/|/docs|/openapi\.json|/auth/|/auth/token/valid|/cine/{FILE}", None),
     Rule("POST", "/cine/key", "image key", audit="key phase"),
     Rule("POST", "/cine/save", "image tag", "any", slow=True, audit="save label"),
     Rule("POST PUT DELETE", f"/cine/{FILE}", None, "any", slow=True, audit="cine"),
@@ -114,7 +113,7 @@ RULES = (
 
 
 class Guard:
-    """ASGI middleware around MONAI Label's endpoints. They block, so each request has a thread and an event loop."""
+    """ASGI middleware around MONAI Label's endpoints. They block, so each request has a thread and a loop, but for files."""
 
     def __init__(self, inner: ASGIApp, app: Any, access: Access) -> None:
         self._inner, self._app, self._access = inner, app, access
@@ -126,7 +125,7 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         scope, loop, context, status = carried_session(scope), asyncio.get_running_loop(), copy_context(), 0
-        request, kept = Request(scope, receive), list[Message]()
+        request, kept, gone = Request(scope, receive), list[Message](), list[Callable[[], object]]()
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -148,11 +147,16 @@ class Guard:
             if not rule:
                 raise HTTPException(404, "there is nothing here, or it is closed")
             body = await _read(request, MAX_BYTES[rule.body])
-            if rule.static:  # nor is one held until a slow client has read it
+            if rule.static:  # a slow reader would hold a thread for as long as it reads
                 return await self._serve(rule, request, body, reply)
             signing_in = rule.body == "sign-in" and (body or request.url.query)
             serve = self._serve(rule, request, body, keep if signing_in else reply_from_thread)
-            await loop.run_in_executor(self._slow if rule.slow else self._quick, context.run, asyncio.run, serve)
+            context.run(when_gone.set, gone)
+            watching = asyncio.create_task(_watch(receive, gone))
+            try:
+                await loop.run_in_executor(self._slow if rule.slow else self._quick, context.run, asyncio.run, serve)
+            finally:
+                watching.cancel()
             if kept and kept[0]["status"] == 401:
                 await loop.run_in_executor(self._quick, context.run, self._note_refused, request)
                 await asyncio.sleep(REFUSED_SECONDS)  # here, where it holds up nobody else
@@ -314,6 +318,13 @@ async def _read(request: Request, limit: int) -> bytes:
             if len(body) > limit:
                 raise HTTPException(413, f"more than {limit >> 20} MB")
     return bytes(body)
+
+
+async def _watch(receive: Receive, gone: list[Callable[[], object]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # a body that nobody wants
+    for call in gone:
+        call()
 
 
 def _replay(body: bytes) -> Receive:

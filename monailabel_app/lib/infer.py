@@ -135,8 +135,8 @@ class Propagation(CineTask):
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Carry on in both directions as far as ``reach``, and up to what is drawn by hand; its own mask stays."""
-        reach = request.get("reach", 1)
-        label, to = propose_neighbours(self.datastore, entry, cine, segmenter, reach=reach, model=model)
+        parts = (self.datastore, entry, cine, segmenter)
+        label, to = propose_neighbours(*parts, reach=request.get("reach", 1), model=model)
         return label, {"carried_to": to}
 
 

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelError, MONAILabelException
 from pydantic import TypeAdapter, ValidationError
 
+from cardiac_cine.annotation.jobs import Jobs
 from cardiac_cine.errors import InputError
 from monailabel_app.lib import guard
 from monailabel_app.lib.access import Access, current_user, login_router
@@ -400,6 +401,9 @@ def test_a_line_is_in_the_audit_log_before_the_answer_goes_out(app):
 
     async def call():
         async def receive():
+            if sent:
+                await asyncio.sleep(60)
+            sent.append("body")
             return {"type": "http.request", "body": b"", "more_body": False}
 
         async def send(message):
@@ -410,7 +414,7 @@ def test_a_line_is_in_the_audit_log_before_the_answer_goes_out(app):
         await Guard(inner(), app, Access())(scope | {"scheme": "http"}, receive, send)
 
     asyncio.run(call())
-    assert sent == ["train", "http.response.start", "http.response.body"]
+    assert sent == ["body", "train", "http.response.start", "http.response.body"]
 
 
 def test_what_cannot_be_written_to_the_audit_log_is_an_error(app, caplog):
@@ -446,6 +450,52 @@ def test_a_wrong_sign_in_waits_is_noted_and_holds_up_nobody(app, monkeypatch, ca
     assert app.events == [("", "sign-in refused", {"path": "/auth/token", "client": "127.0.0.1"})] * 20
     assert caplog.text.count("a sign-in from 127.0.0.1 was refused") == 20
     assert "guessed" not in caplog.text
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_computation_that_waits_is_dropped_with_its_client(app, busy):
+    jobs, begun, release = Jobs(), threading.Event(), threading.Event()
+    api = FastAPI()
+    api.add_exception_handler(Exception, guard.answer)
+
+    def hold(job):
+        begun.set()
+        release.wait(10)
+
+    @api.post("/infer/{model}")
+    async def infer(model: str, image: str):
+        return jobs.run("kind", image, hold)
+
+    async def call():
+        parts = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive():
+            for part in parts:
+                return part
+            while not begun.is_set() or len(jobs.list()) < 1 + busy:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            pass
+
+        scope = {"type": "http", "method": "POST", "path": "/infer/cardiac_cine", "query_string": b"image=p1_phase01"}
+        scope |= {"headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 5), "server": ("localhost", 80)}
+        scope |= {"raw_path": b"/infer/cardiac_cine", "scheme": "http"}
+        served = asyncio.create_task(Guard(api, app, Access())(scope, receive, send))
+        await asyncio.wait({served}, timeout=1)
+        assert served.done() is busy
+        release.set()
+        await served
+
+    first = threading.Thread(target=jobs.run, args=("kind", "first", hold))
+    if busy:
+        first.start()
+    asyncio.run(call())
+    expected = {("p1_phase01", "cancelled"), ("first", "done")} if busy else {("p1_phase01", "done")}
+    if busy:
+        first.join()
+    assert {(job["image"], job["state"]) for job in jobs.list()} == expected
 
 
 def test_files_are_served_without_a_thread(app):

@@ -6,12 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _LISTED = 20  # ended jobs
+
+# Called by whoever serves a request when nobody waits for its answer any more; jobs that still wait leave the line.
+when_gone: ContextVar[list[Callable[[], object]]] = ContextVar("when_gone")
 
 
 class QueueError(RuntimeError):
@@ -63,7 +66,8 @@ class Jobs:
     def run(self, kind: str, image: str, function: Callable[[Job], T]) -> T:
         """Return what the function returns, or raise what it raises, once all that came before have begun.
 
-        The function has the context variables of the caller.
+        The function has the context variables of the caller. Among them ``when_gone`` gets a function that takes the
+        job out of the line, and does nothing once it runs.
         """
         with self._lock:
             if sum(job.state == "waiting" for job in self._active) >= self._limit:
@@ -71,6 +75,7 @@ class Jobs:
             job = Job(str(next(self._ids)), kind, image)
             self._active.append(job)
             job.future = self._workers.submit(copy_context().run, self._do, job, function)
+            when_gone.get([]).append(job.future.cancel)
         error: BaseException | None = None
         try:
             return job.future.result()
