@@ -196,10 +196,11 @@ def _inference(dataset_dir: str, weights: Path, count: int, scratch: Path) -> di
     stages = {name: statistics.median(row[name] for row in timed[1:]) for name in names}
     totals = [sum(row[name] for name in names) for row in timed[1:]]
     latencies = []
-    for _ in tqdm(range(3), desc="first result", unit="start", disable=None):
+    for attempt in tqdm(range(3), desc="first result", unit="start", disable=None):
         begun = time.perf_counter()
         command = [sys.executable, str(SCRIPTS / "segment.py"), str(paths[0])]
-        command += ["--output_dir", str(scratch / "first"), "--ckpt_path", str(weights)]
+        # A folder of its own: what is finished would be skipped.
+        command += ["--output_dir", str(scratch / f"first{attempt}"), "--ckpt_path", str(weights)]
         subprocess.run(command, check=True, capture_output=True)
         latencies.append(time.perf_counter() - begun)
     return {
