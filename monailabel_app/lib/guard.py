@@ -113,7 +113,7 @@ RULES = (
 
 
 class Guard:
-    """ASGI middleware around MONAI Label's endpoints. They block, so each request has a thread and a loop, but for files."""
+    """ASGI middleware around MONAI Label's endpoints. They block, so all but files have a thread and a loop."""
 
     def __init__(self, inner: ASGIApp, app: Any, access: Access) -> None:
         self._inner, self._app, self._access = inner, app, access

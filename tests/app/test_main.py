@@ -192,12 +192,13 @@ def test_monai_labels_own_command_serves_the_app_and_this_machine_only(tmp_path)
     command = [sys.executable, "-m", "monailabel.main", "start_server", *map(str, [*arguments, *conf])]
     environment = os.environ | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path, umask=0o022)
     try:
         assert _asked(process, "127.0.0.1", port, tmp_path / "log") == 200
         outside = _outside_address()
         if outside:
             assert _asked(process, outside, port, tmp_path / "log") == 403
+        assert [path for path in (tmp_path / "state").rglob("*") if path.stat().st_mode & 0o077] == []
     finally:
         process.terminate()
         process.wait()
