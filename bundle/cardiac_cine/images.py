@@ -27,7 +27,7 @@ from cardiac_cine.errors import InputError
 from cardiac_cine.labels import BACKGROUND, STRUCTURE_IDS
 from cardiac_cine.stacks import CYCLE_MS, affine_problems, check_voxels, grid_problems
 
-# The rule of inference.json's "is_frame": no hidden file, no reference, no earlier result, no cine.
+# What counts as a frame: no hidden file, no reference, no earlier result, no cine.
 FRAME_NAME = re.compile(r"(?!\.)(.+)(?<!_gt)(?<!_seg)(?<!_label)(?<!_4d)\.nii(\.gz)?")
 # In capitals, too, as nibabel finds them; it does not find .Nii.
 _SUFFIX = re.compile(r"\.(nii|NII)(\.gz|\.GZ)?$")
