@@ -42,7 +42,7 @@ def demo(*, output_dir: str = "demo", lv_ef_percent: float = 60.0, seed: int = 1
     results = []
     for path, name in ((nifti, "from_nifti"), (dicom, "from_dicom")):
         found = find_studies(path)
-        workflow = Workflow(segmenter, out / name, {"dicom": path is dicom, "overwrite": True})
+        workflow = Workflow(segmenter, out / name, {"dicom_seg": path is dicom, "overwrite": True})
         workflow.run(found).check()
         results.append(_read(out / name, found.studies[0].name))
     print(_table([content for _, content in results], spec.truth().to_dict()))

@@ -19,6 +19,8 @@ def segment(
     es_frame: int | None = None,
     patients_csv: str | None = None,
     reference_csv: str | None = None,
+    stabilise: bool = True,
+    agreement: bool = True,
     report: bool = True,
     overwrite: bool = False,
 ) -> int:
@@ -52,6 +54,9 @@ def segment(
             Rows of cases that INPUT does not have are named as not used.
         reference_csv: measurements to compare with in index.html; columns case, lv_ef_percent, lv_edv_ml and so on.
             Cases that INPUT does not have are named as not used.
+        stabilise: replace slices that jump out and back within one phase; --nostabilise leaves them as they are.
+        agreement: look at ED and ES mirrored and in another contrast, for the flag of low confidence; --noagreement
+            saves the time.
         report: write HTML reports; --noreport leaves them out.
         overwrite: do finished studies again, and replace other studies' results of the same name.
     """
@@ -63,15 +68,17 @@ def segment(
     from cardiac_cine.segmenter import Segmenter
     from cardiac_cine.workflow import DONE, FAILED, SKIPPED, Workflow
 
-    reference = read_reference_csv(Path(reference_csv)) if reference_csv else None
+    reference = read_reference_csv(reference_csv)
     segmenter = Segmenter.from_bundle(
         Path(bundle_root), ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device
     )
     options = {
         "report": report,
-        "dicom": dicom_seg,
+        "dicom_seg": dicom_seg,
         "ed_frame": ed_frame,
         "es_frame": es_frame,
+        "stabilise": stabilise,
+        "agreement": agreement,
         "overwrite": overwrite,
         "patients": read_patients_csv(patients_csv),
     }

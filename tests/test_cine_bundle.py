@@ -1,5 +1,6 @@
 """configs/cine.json through MONAI's own command line: the same product as scripts/segment.py."""
 
+import inspect
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from cardiac_cine.workflow import Options, Workflow
 CONFIGS = cli.BUNDLE / "configs"
 FILES = [str(CONFIGS / f"{name}.json") for name in ("inference", "cine")]
 # Keys of cine.json by the name of the option that they set.
-OPTION_KEYS = {"report": "reports", "patients": "known"}
+OPTION_KEYS = {"patients": "known"}
 
 
 def run_bundle(tmp_path, *arguments):
@@ -77,6 +78,15 @@ def test_every_option_can_be_set_and_has_the_workflows_default(parser):
     assert options == {name: f"@{OPTION_KEYS.get(name, name)}" for name in vars(Options())}
 
 
+def test_options_are_called_as_the_scripts_are():
+    cine = json.loads((CONFIGS / "cine.json").read_text())
+    given = {
+        name for name, key in inspect.signature(segment.segment).parameters.items() if key.default is not key.empty
+    }
+    elsewhere = {"bundle_root", "ckpt_path", "device"}
+    assert {key for key, value in cine.items() if value in (None, True, False)} == given - elsewhere
+
+
 def test_writes_what_the_script_writes(tmp_path, monkeypatch):
     write_cine(phantom(), tmp_path / "data" / "heart.nii.gz")
     done = run_bundle(tmp_path, "--output_dir", "../bundle")
@@ -98,10 +108,14 @@ def test_a_failing_study_fails_the_run_after_the_others(tmp_path):
     array[0, 0, 0] = np.nan
     write_stack(tmp_path / "data" / "a_bad.nii.gz", array, dtype=np.float32)
     write_stack(tmp_path / "data" / "b_good.nii.gz", np.stack([heart((64, 64, 2))] * 2, -1))
-    done = run_bundle(tmp_path, "--output_dir", "../out", "--reports", "False", "--ed_frame", 1)
+    (tmp_path / "reference.csv").write_text("case,lv_ef_percent\nc_none,60\n")
+    options = ("--report", "False", "--ed_frame", 1, "--reference_csv", "../reference.csv")
+    done = run_bundle(tmp_path, "--output_dir", "../out", *options)
     assert done.returncode != 0
     assert re.search(r"1 of 2 studies failed\n.*a_bad.nii.gz: 1 voxels are NaN or infinite", done.stderr)
-    # No page over all studies and no report, as --reports False asks.
+    # No page over all studies and no report, as --report False asks.
     finished = {"b_good/b_good_seg.nii.gz", "b_good/b_good_measurements.json"}
     assert files(tmp_path / "out") == finished | {"segment.json", "measurements.csv"}
     assert content_of(tmp_path / "out", "b_good")["ed_frame"] == 1
+    [not_used] = json.loads((tmp_path / "out" / "segment.json").read_text())["not_used"]
+    assert not_used.startswith("reference_csv: 1 of 1 cases are no study's: 'c_none'")

@@ -213,6 +213,10 @@ def test_rejects_a_reference_file(tmp_path, content, messages):
         assert re.match(f"{re.escape(str(path))}[:,] {message}", problem)
 
 
+def test_no_reference_is_none():
+    assert read_reference_csv(None) is None
+
+
 def test_rejects_a_missing_reference_file(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.csv: No such file or directory, expected a CSV"):
         read_reference_csv(tmp_path / "nothing.csv")

@@ -204,7 +204,7 @@ def test_the_masks_time_step_is_that_of_the_phases_times(segmenter, tmp_path, st
 
 def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
     path = write_stack(tmp_path / "a.nii.gz", SMALL)
-    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom": True}).run(find_studies(path)).outcomes
+    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(find_studies(path)).outcomes
     assert (outcome.status, outcome.unexpected) == ("failed", False)
     assert outcome.reasons == (f"{path}: expected DICOM files, since results in DICOM refer to their source images",)
     assert not (tmp_path / "out" / "a").exists()
@@ -246,7 +246,7 @@ def test_what_an_earlier_run_wrote_and_this_one_does_not_is_gone(segmenter, tmp_
     write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
     found = find_studies(tmp_path / "data")
     out = tmp_path / "out"
-    Workflow(segmenter, out, {"agreement": False, "dicom": True}).run(found).check()
+    Workflow(segmenter, out, {"agreement": False, "dicom_seg": True}).run(found).check()
     (out / "a" / "notes.txt").write_text("a reader's own")
     always = {"a_measurements.json", "a_seg.nii.gz", "notes.txt"}
     named = {path.name for path in (out / "a").iterdir()}

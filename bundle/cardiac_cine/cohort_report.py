@@ -39,20 +39,23 @@ _DISTRIBUTIONS = ("lv_ef_percent", "lv_edv_ml", "lv_esv_ml", "lv_mass_g", "rv_ef
 _EXPECTED_CSV = "expected a CSV with the column case and columns such as lv_ef_percent and lv_edv_ml"
 
 
-def read_reference_csv(path: Path) -> dict[str, dict[str, float]]:
+def read_reference_csv(path: Path | str | None) -> dict[str, dict[str, float]] | None:
     """Read reference values to hold a cohort against.
 
     Args:
         path: CSV with the column ``case`` and a column for every quantity, named as in the measurements
-            (``lv_ef_percent``, ``lv_edv_ml`` ...); an empty cell is no value.
+            (``lv_ef_percent``, ``lv_edv_ml`` ...); an empty cell is no value. With None there is no reference.
 
     Returns:
-        Case to quantity to value.
+        Case to quantity to value; None where there is no reference.
 
     Raises:
         InputError: no such file, no CSV, an unknown or repeated column, a repeated case, or a cell that is no number;
             all of them at once.
     """
+    if path is None:
+        return None
+    path = Path(path)
     columns, rows = read_csv(path, _EXPECTED_CSV)
     if "case" not in columns:
         raise InputError(f"{path}: has the columns {columns}, {_EXPECTED_CSV}")

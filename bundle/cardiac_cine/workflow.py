@@ -50,7 +50,7 @@ class Options:
 
     Attributes:
         report: an HTML report for each cine, and a page over all studies.
-        dicom: Segmentation objects for all phases and a Measurement Report; for studies in DICOM.
+        dicom_seg: Segmentation objects for all phases and a Measurement Report; for studies in DICOM.
         ed_frame: end-diastole, counted from 0, where a person has chosen it.
         es_frame: end-systole, likewise.
         stabilise: replace slices that jump out and back within one phase, see :mod:`cardiac_cine.temporal`.
@@ -63,7 +63,7 @@ class Options:
     """
 
     report: bool = True
-    dicom: bool = False
+    dicom_seg: bool = False
     ed_frame: int | None = None
     es_frame: int | None = None
     stabilise: bool = True
@@ -72,7 +72,7 @@ class Options:
     patients: Mapping[str, Known] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("report", "dicom", "stabilise", "agreement", "overwrite"):
+        for name in ("report", "dicom_seg", "stabilise", "agreement", "overwrite"):
             object.__setattr__(self, name, flag(name, getattr(self, name)))
         for name in ("ed_frame", "es_frame"):
             frame = getattr(self, name)
@@ -232,7 +232,7 @@ class Workflow:
     def _process(self, study: Study, current: Mapping[str, Any]) -> None:
         cine = complete(study.read(), self.options.patients)
         self._check_frames(cine)
-        if self.options.dicom:
+        if self.options.dicom_seg:
             check_sources(cine)
         masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
         found = measure(
@@ -293,7 +293,7 @@ class Workflow:
         if self.options.report and is_cine:
             path = folder / REPORT.format(case=cine.name)
             study_report.write_report(cine, masks, found, flags, self.software, path, uncertainty=uncertainty)
-        if self.options.dicom:
+        if self.options.dicom_seg:
             software = Software(model=self.model)
             names = {found.ed_frame: "end-diastole", found.es_frame: "end-systole"}
             phases = {phase: names.get(phase, f"phase {phase + 1}") for phase in range(cine.phases)}
