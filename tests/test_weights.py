@@ -45,14 +45,23 @@ def test_weights_must_match_the_checksum_beside_them(tmp_path):
         load_checkpoint(path)
 
 
-def test_weights_of_a_network_that_saw_slices_alone_go_on_with_neighbours(tmp_path):
-    alone, among = (torch.nn.Sequential(torch.nn.Conv2d(n, 2, 3), torch.nn.Conv2d(2, 1, 1)) for n in (1, 3))
-    torch.save(alone.state_dict(), tmp_path / "model.pt")
-    load_weights(among, tmp_path / "model.pt", widen=True)
-    stack = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(among(stack), alone(stack[:, 1:2]))
-    with pytest.raises(InputError, match=r"differs in shape: 0.weight \(2, 1, 3, 3\) instead of \(2, 3, 3, 3\)"):
-        load_weights(among, tmp_path / "model.pt")
+@pytest.mark.parametrize(("fewer", "more"), [(1, 3), (1, 5), (3, 5)])
+def test_weights_of_a_network_that_saw_fewer_neighbours_go_on_with_more(tmp_path, fewer, more):
+    old, new = (torch.nn.Sequential(torch.nn.Conv2d(n, 2, 3), torch.nn.Conv2d(2, 1, 1)) for n in (fewer, more))
+    torch.save(old.state_dict(), tmp_path / "model.pt")
+    load_weights(new, tmp_path / "model.pt", widen=True)
+    stack, outer = torch.rand(1, more, 8, 8), (more - fewer) // 2
+    torch.testing.assert_close(new(stack), old(stack[:, outer : more - outer]))
+    shapes = rf"0.weight \(2, {fewer}, 3, 3\) instead of \(2, {more}, 3, 3\)"
+    with pytest.raises(InputError, match=f"differs in shape: {shapes}"):
+        load_weights(new, tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(3, 1), (1, 2), (5, 3)])
+def test_weights_of_other_neighbours_do_not_fit(tmp_path, given, wanted):
+    torch.save(torch.nn.Conv2d(given, 2, 3).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(InputError, match="differs in shape: weight"):
+        load_weights(torch.nn.Conv2d(wanted, 2, 3), tmp_path / "model.pt", widen=True)
 
 
 def test_versions_are_those_that_run():

@@ -50,7 +50,7 @@ def load_weights(network: torch.nn.Module, path: Path, *, widen: bool = False) -
     Args:
         network: takes the weights, on its own device.
         path: a state_dict, or a dictionary that holds one under "model".
-        widen: accept weights of a network that saw every slice alone; its neighbours then have no say at first.
+        widen: accept weights of a network that saw fewer neighbours of a slice; those it did not have no say at first.
 
     Raises:
         InputError: as :func:`load_checkpoint`, or keys, shapes or values that do not make this network.
@@ -83,12 +83,13 @@ def load_weights(network: torch.nn.Module, path: Path, *, widen: bool = False) -
 
 
 def _widened(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a convolution of one input channel as one of several, which looks at the middle one alone."""
-    several = like.shape[1] if like.ndim == 4 else 1
-    if several == 1 or weights.shape != (like.shape[0], 1, *like.shape[2:]):
+    """Return a convolution of some input channels, a slice and its neighbours, as one of more that looks at these."""
+    same_but_for_channels = weights.ndim == like.ndim == 4 and weights[:, :1].shape == like[:, :1].shape
+    more = like.shape[1] - weights.shape[1] if same_but_for_channels else 0
+    if more <= 0 or more % 2:
         return weights
     wide = torch.zeros_like(like, device=weights.device)
-    wide[:, several // 2] = weights[:, 0]
+    wide[:, more // 2 : more // 2 + weights.shape[1]] = weights
     return wide
 
 
