@@ -6,9 +6,10 @@ from cli import BUNDLE
 from filelock import FileLock
 
 from cardiac_cine.annotation.answers import answer, measure_key_phases, numbers, phase_of, write_for_viewer
-from cardiac_cine.annotation.library import Library, LocalSource
+from cardiac_cine.annotation.library import Library
 from cardiac_cine.annotation.mask_files import read_mask
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
+from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.images import Frame

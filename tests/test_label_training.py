@@ -22,8 +22,9 @@ from monai.bundle import ConfigParser
 from cardiac_cine import cases
 from cardiac_cine.annotation import training_runs
 from cardiac_cine.annotation.label_training import LabelTraining, Options
-from cardiac_cine.annotation.library import Library, LocalSource
+from cardiac_cine.annotation.library import Library
 from cardiac_cine.annotation.model_versions import ModelVersions
+from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.errors import InputError
 from cardiac_cine.weights import sha256
 
@@ -338,7 +339,8 @@ import json, sys
 from pathlib import Path
 from filelock import FileLock
 from cardiac_cine.annotation.label_training import LabelTraining, Options
-from cardiac_cine.annotation.library import Library, LocalSource
+from cardiac_cine.annotation.library import Library
+from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.annotation.model_versions import ModelVersions
 studies, root, lock, bundle, overrides, options = sys.argv[1:]
 root, lock, bundle = Path(root), FileLock(lock), Path(bundle)

@@ -8,7 +8,8 @@ import pytest
 from dicom_sources import phantom, write_cine
 from filelock import FileLock
 
-from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, Annotated, Library, LocalSource, Returned
+from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, Annotated, Library
+from cardiac_cine.annotation.sources import LocalSource, Returned
 from cardiac_cine.datasets.phantom import write_cine as write_nifti_cine
 from cardiac_cine.errors import InputError
 

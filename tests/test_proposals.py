@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from cardiac_cine.annotation.library import ORIGINAL, Library, LocalSource
+from cardiac_cine.annotation.library import ORIGINAL, Library
 from cardiac_cine.annotation.proposals import propose_neighbours
+from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV

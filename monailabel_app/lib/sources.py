@@ -10,7 +10,7 @@ from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
 
 from cardiac_cine.annotation.dicom_archive import Archive
-from cardiac_cine.annotation.library import LocalSource, Source
+from cardiac_cine.annotation.sources import LocalSource, Source
 from cardiac_cine.dicom_output import Software
 from cardiac_cine.errors import InputError
 

@@ -16,8 +16,8 @@ import segment
 
 from cardiac_cine.annotation.answers import phase_of, write_for_viewer
 from cardiac_cine.annotation.jobs import JobCancelledError, Jobs
-from cardiac_cine.annotation.library import LocalSource
 from cardiac_cine.annotation.model_versions import ModelVersions
+from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import LV, RV

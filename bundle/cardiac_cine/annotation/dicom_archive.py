@@ -22,10 +22,10 @@ from pydicom.uid import RLELossless
 from pydicom.valuerep import format_number_as_ds
 
 from cardiac_cine import files
-from cardiac_cine.annotation.library import Returned
 from cardiac_cine.annotation.listing import Listed, from_stack
 from cardiac_cine.annotation.mask_files import structure_id
 from cardiac_cine.annotation.records import clean
+from cardiac_cine.annotation.sources import Returned
 from cardiac_cine.cine import Cine, Instance
 from cardiac_cine.datasets.dicom_cine import Stack, scan
 from cardiac_cine.dicom_output import UTF_8, Software
@@ -47,7 +47,7 @@ _AS_STORED = (("application/dicom", "*"),)
 
 
 class Archive:
-    """The cines of a PACS: a :class:`cardiac_cine.annotation.library.Source`.
+    """The cines of a PACS: a :class:`cardiac_cine.annotation.sources.Source`.
 
     Args:
         client: of its DICOMweb services, with the time limits that shall hold.

@@ -8,20 +8,21 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 
 from cardiac_cine.annotation.label_store import LabelStore, coverage, write_volume
-from cardiac_cine.annotation.listing import Listed, list_cines
+from cardiac_cine.annotation.listing import Listed
 from cardiac_cine.annotation.mask_files import read_mask, structure_id
 from cardiac_cine.annotation.phase_images import Entry, entries_of, name_cases
 from cardiac_cine.annotation.records import Records, clean
+from cardiac_cine.annotation.sources import Source
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame
@@ -44,66 +45,6 @@ class Annotated(NamedTuple):
 
     structures: tuple[int, ...]
     slices: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Returned:
-    """A segmentation that a source has.
-
-    Attributes:
-        series_uid: its SeriesInstanceUID.
-        identity: of the cine.
-        utc: when it was made, ISO 8601.
-        affine: the cine's.
-        masks: uint8 label ids (x, y, z) by phase, from 0.
-        problem: why there are none, "" where nothing is wrong.
-    """
-
-    series_uid: str
-    identity: str
-    utc: str
-    affine: np.ndarray
-    masks: Mapping[int, np.ndarray]
-    problem: str = ""
-
-
-class Source(Protocol):
-    """Where cines are. ``remote``: others change it meanwhile, and it takes labels."""
-
-    remote: bool
-
-    def scan(self) -> tuple[list[Listed], list[str]]:
-        """Return the cines, and a sentence for each thing that cannot be used; raises nothing."""
-        ...
-
-    def push(self, cine: Listed, phase: int, mask: np.ndarray, name: str) -> dict[str, str]:
-        """Store a phase's mask (x, y, z) beside its images; return its SeriesInstanceUID. Raises InputError."""
-        ...
-
-    def pull(self, seen: Collection[str]) -> Iterator[Returned]:
-        """Yield the segmentations in series that were not ``seen``, the oldest first. Raises InputError."""
-        ...
-
-
-class LocalSource:
-    """A folder of image files and DICOM studies, or one of them; nothing is ever written there."""
-
-    remote = False
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser().resolve()
-
-    def scan(self) -> tuple[list[Listed], list[str]]:
-        """See :class:`Source`."""
-        return list_cines(self.path)
-
-    def push(self, cine: Listed, phase: int, mask: np.ndarray, name: str) -> dict[str, str]:
-        """Do nothing."""
-        return {}
-
-    def pull(self, seen: Collection[str]) -> Iterator[Returned]:
-        """Yield nothing."""
-        yield from ()
 
 
 class Library:
