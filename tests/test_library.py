@@ -217,6 +217,18 @@ def test_a_label_counts_on_the_voxels_it_was_drawn_on(studies, tmp_path, caplog)
     assert library.problems == [] and set(library.labels.all(ORIGINAL)) == {"one_4d_phase02"}
 
 
+def test_labels_of_a_file_that_cannot_be_read_for_a_while_stay(studies, tmp_path, monkeypatch):
+    path, state = studies / "nifti" / "one_4d.nii.gz", tmp_path / "state"
+    library = open_library(studies, state)
+    library.save("one_4d_phase01", label_file(library, "one_4d_phase01", tmp_path)[1], FINAL, {})
+    os.utime(path, ns=(0, 0))
+    with monkeypatch.context() as patched:
+        patched.setattr("cardiac_cine.fingerprints.sha256", lambda path: path.with_name("gone").open())
+        assert set(open_library(studies, state).labels.all(FINAL)) == {"one_4d_phase01"}
+    again = open_library(studies, state)
+    assert set(again.labels.all(FINAL)) == {"one_4d_phase01"} and again.problems == []
+
+
 def test_a_study_that_goes_away_takes_its_images_along(studies, library):
     (studies / "nifti" / "one_4d.nii.gz").unlink()
     with pytest.raises(InputError, match="there is no case 'one_4d'"):

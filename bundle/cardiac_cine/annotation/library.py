@@ -179,26 +179,29 @@ class Library:
         return self._listed[case]
 
     def _digest(self, case: str) -> str:
-        """Return what tells a cine's voxels from others, kept for as long as its files stay the same."""
+        """Return what tells a cine's voxels from others, kept while its files stay the same; "" where unreadable."""
         listed, kept = self._listed[case], self._cases.all().get(case, {}).get("digest", {})
         if kept.get("version") != listed.version:
             kept = {"version": listed.version, "value": listed.digest()}
-            self._cases.update(case, digest=kept)
+            if kept["value"]:  # what cannot be read now may be read later
+                self._cases.update(case, digest=kept)
         self._digests[case] = kept["value"]
         return kept["value"]
 
     def _is_of_these_images(self, image_id: str, record: Mapping[str, Any]) -> bool:
-        """Say whether a label was drawn on the voxels that its image has now; labels of before that was kept are."""
+        """Say whether a label was drawn on the voxels that its image has now; so it is where either is not known."""
         case, _ = self._places.get(image_id, ("", None))
-        return "of" not in record or case not in self._digests or record["of"] == self._digests[case]
+        drawn_on, now = record.get("of"), self._digests.get(case)
+        return not drawn_on or not now or drawn_on == now
 
     def _compare_labels(self) -> list[str]:
         """See which labels were drawn on other voxels than their images have now; return a sentence for each case."""
         others: Counter[str] = Counter()
         for name, record in (label for tag in TAGS for label in self.labels.stored(tag).items()):
             case, _ = self._places.get(name, ("", None))
-            if case and "of" in record:
-                others[case] += self._digest(case) != record["of"]
+            if case and record.get("of"):
+                self._digest(case)
+                others[case] += not self._is_of_these_images(name, record)
         return [
             f"{case}: {count} of its labels were drawn on other images than it has now; they are kept and not used"
             for case, count in others.items()

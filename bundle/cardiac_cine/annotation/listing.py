@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +15,7 @@ from cardiac_cine.cine import Cine
 from cardiac_cine.cine_files import NIFTI_SUFFIXES, case_name
 from cardiac_cine.datasets.dicom_cine import Stack
 from cardiac_cine.errors import InputError
+from cardiac_cine.fingerprints import content_sha256
 from cardiac_cine.studies import Study, find_studies
 
 # What tells the files of one patient apart.
@@ -124,14 +125,10 @@ def _version(files: Sequence[Path]) -> str:
 
 def _digest(files: Sequence[Path]) -> str:
     """Return a digest of what files hold, "" where one cannot be read."""
-    found = sha256()
     try:
-        for path in files:
-            with path.open("rb") as stream:
-                found.update(file_digest(stream, "sha256").digest())
-    except OSError:
+        return content_sha256(files)
+    except InputError:
         return ""
-    return found.hexdigest()[:16]
 
 
 def _phases(path: Path) -> int:
