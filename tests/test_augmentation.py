@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from cardiac_cine.augmentation import BatchAugmentation, Strength, change_intensities, change_neighbours, warp
+from cardiac_cine.augmentation import BatchAugmentation, Strength, change_intensities, lose_neighbours, warp
 
 PROBABILITIES = [field.name for field in dataclasses.fields(Strength) if field.name.endswith("_prob")]
 OFF = dict.fromkeys(PROBABILITIES, 0.0) | {"shift": 0.0}
@@ -199,20 +199,16 @@ def a_stack(count: int = 200) -> torch.Tensor:
     return torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1).expand(count, 3, 8, 8)
 
 
-def test_half_of_the_stacks_are_turned_and_some_neighbours_lost():
-    turned = change_neighbours(a_stack(), Strength(**only()))[:, :, 0, 0]
-    assert (turned[:, 1] == 2).all()
-    upright = (turned[:, 0] == 1).float()
-    assert ((turned[:, 0] == 3) == (upright == 0)).all() and (turned[:, 0] + turned[:, 2] == 4).all()
-    assert 0.4 < upright.mean() < 0.6
-    lost = change_neighbours(a_stack(), Strength(**only(lost_prob=0.3)))[:, :, 0, 0]
+def test_some_neighbours_are_lost():
+    lost = lose_neighbours(a_stack(), Strength(**only(lost_prob=0.3)))[:, :, 0, 0]
     assert (lost[:, 1] == 2).all()
+    assert ((lost[:, 0] == 0) | (lost[:, 0] == 1)).all() and ((lost[:, 2] == 0) | (lost[:, 2] == 3)).all()
     assert 0.2 < (lost[:, [0, 2]] == 0).float().mean() < 0.4
 
 
 def test_a_slice_without_neighbours_stays_alone():
     image = torch.rand(3, 1, 8, 8)
-    assert change_neighbours(image, Strength(lost_prob=1.0)) is image
+    assert lose_neighbours(image, Strength(lost_prob=1.0)) is image
 
 
 def test_neighbours_move_and_change_with_their_slice():

@@ -9,10 +9,11 @@ from cardiac_cine.slices import SliceDataset, keep_batch, with_neighbours
 
 
 def a_frame(index: int, slices: int, size: tuple[int, int] = (4, 6)) -> dict[str, object]:
-    """A frame whose slice z is filled with index + z / 8, and its label with z."""
+    """A frame whose slice z is filled with index + z / 8, and z rows fewer of it are LV: the base comes first."""
     shape = (1, *size, slices)
     heights = torch.arange(slices, dtype=torch.float32).expand(shape)
-    return {"image": index + heights / 8, "label": heights.to(torch.int16), "name": index}
+    rows = torch.arange(size[0]).view(1, -1, 1, 1)
+    return {"image": index + heights / 8, "label": 3 * (rows + heights < size[0]).to(torch.int16), "name": index}
 
 
 def entry(index: int, slices: int, **fields: object) -> dict[str, object]:
@@ -27,6 +28,11 @@ def values(channels: torch.Tensor) -> list[float]:
     """What each channel of one slice is filled with."""
     assert (channels == channels[:, :1, :1]).all()
     return channels[:, 0, 0].tolist()
+
+
+def height(label: torch.Tensor) -> int:
+    """Which slice of its frame a label is of."""
+    return label.shape[1] - int((label[0, :, 0] == 3).sum())
 
 
 @pytest.mark.parametrize(
@@ -48,12 +54,12 @@ def test_neighbours_stand_round_their_slice(context, expected):
 def test_all_slices_of_all_frames_in_order():
     slices = dataset(entry(1, 3), entry(2, 2))
     assert len(slices) == 5
-    assert [(item["image"].unique().tolist(), item["label"].unique().tolist()) for item in slices] == [
-        ([1.0], [0]),
-        ([1.125], [1]),
-        ([1.25], [2]),
-        ([2.0], [0]),
-        ([2.125], [1]),
+    assert [(item["image"].unique().tolist(), height(item["label"])) for item in slices] == [
+        ([1.0], 0),
+        ([1.125], 1),
+        ([1.25], 2),
+        ([2.0], 0),
+        ([2.125], 1),
     ]
     item = slices[4]
     assert item.keys() == {"image", "label"}
@@ -79,13 +85,13 @@ def test_neighbours_never_come_from_another_frame():
         [0, 3, 3.125],
         [3, 3.125, 0],
     ]
-    assert [values(item["label"]) for item in slices] == [[0], [1], [2], [0], [0], [1]]
+    assert [height(item["label"]) for item in slices] == [0, 1, 2, 0, 0, 1]
 
 
 @pytest.mark.parametrize("context", [0, 1, 3])
 def test_a_frame_is_seen_as_in_inference(context):
-    frame = {"image": torch.rand(1, 4, 6, 5).half().float(), "label": torch.zeros(1, 4, 6, 5)}
-    slices = dataset({"image": "p.nii", "frame": frame}, entry(7, 2), context=context)
+    frame = a_frame(1, 5, (8, 6)) | {"image": torch.rand(1, 8, 6, 5).half().float()}
+    slices = dataset({"image": "p.nii", "frame": frame}, entry(7, 2, size=(8, 6)), context=context)
     expected = with_neighbours(frame["image"].movedim(-1, 0), context)
     torch.testing.assert_close(slices.__getitems__(range(5))["image"], expected, rtol=0, atol=0)
 
@@ -113,25 +119,58 @@ def test_a_loader_hands_out_whole_batches():
 def test_a_batch_is_a_copy():
     slices = dataset(entry(1, 3))
     batch = slices.__getitems__([0])
-    batch["image"].zero_(), batch["label"].fill_(3)
-    assert slices[0]["image"].unique().tolist() == [1.0] and slices[0]["label"].unique().tolist() == [0]
+    batch["image"].zero_(), batch["label"].fill_(0)
+    assert slices[0]["image"].unique().tolist() == [1.0] and slices[0]["label"].unique().tolist() == [3]
 
 
 def test_slices_that_were_not_labelled_are_neighbours_only():
     slices = dataset(entry(1, 3) | {"slices": (2, 0)}, entry(2, 2), entry(3, 3) | {"slices": (1,)}, context=1)
-    assert [values(item["image"]) for item in slices] == [
-        [1.125, 1.25, 0],
-        [0, 1, 1.125],
-        [0, 2, 2.125],
-        [2, 2.125, 0],
-        [3, 3.125, 3.25],
+    seen = [values(item["image"]) for item in slices]
+    assert [sorted((one, one[::-1])) for one in seen[:2] + seen[4:]] == [
+        [[0, 1.25, 1.125], [1.125, 1.25, 0]],
+        [[0, 1, 1.125], [1.125, 1, 0]],
+        [[3, 3.125, 3.25], [3.25, 3.125, 3]],
     ]
-    assert [values(item["label"]) for item in slices] == [[2], [0], [0], [1], [1]]
-    assert values(slices.__getitems__([4, 1])["label"][:, 0]) == [1, 0]
+    assert seen[2:4] == [[0, 2, 2.125], [2, 2.125, 0]]
+    assert [height(item["label"]) for item in slices] == [2, 0, 0, 1, 1]
+    assert height(slices.__getitems__([4, 1])["label"][1]) == 0
+
+
+def turned(given: dict[str, object]) -> dict[str, object]:
+    frame = {key: value.flip(-1) if key != "name" else value for key, value in given["frame"].items()}
+    return given | {"frame": frame}
+
+
+def test_neighbours_towards_the_base_come_first_whatever_the_order_of_slices():
+    slices = dataset(entry(1, 3), turned(entry(2, 3)), context=1)
+    assert [values(item["image"]) for item in slices] == [
+        [0, 1, 1.125],
+        [1, 1.125, 1.25],
+        [1.125, 1.25, 0],
+        [2.125, 2.25, 0],
+        [2, 2.125, 2.25],
+        [0, 2, 2.125],
+    ]
+
+
+@pytest.mark.parametrize("unknown", [{"slices": (0, 1)}, {"structures": (1, 3)}, {"label": torch.zeros(1, 4, 6, 3)}])
+def test_neighbours_come_either_way_where_the_base_is_not_known(unknown):
+    frame = a_frame(1, 3) | {key: value for key, value in unknown.items() if key == "label"}
+    slices = dataset(entry(1, 3) | unknown | {"frame": frame, "image": "p1.nii.gz"}, context=1)
+    torch.manual_seed(0)
+    seen = slices.__getitems__([1] * 200)["image"]
+    first = seen[:, 0, 0, 0]
+    assert set(first.tolist()) == {1, 1.25} and (seen[:, 0] + seen[:, 2] == 2.25).all()
+    assert 0.4 < (first == 1).float().mean() < 0.6
 
 
 def test_background_is_open_where_a_structure_was_not_drawn():
-    slices = dataset(entry(1, 3) | {"structures": (1, 2)}, entry(2, 3) | {"structures": (1, 2, 3), "slices": ()})
+    label = torch.arange(3).expand(1, 4, 6, 3)
+    entries = [
+        entry(index, 3) | {"frame": a_frame(index, 3) | {"label": label}, "structures": drawn}
+        for index, drawn in ((1, (1, 2)), (2, (1, 2, 3)))
+    ]
+    slices = dataset(*entries)
     assert [values(item["label"]) for item in slices] == [[OPEN + 0b1001], [1], [2], [0], [1], [2]]
 
 

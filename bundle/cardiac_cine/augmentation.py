@@ -104,15 +104,15 @@ class BatchAugmentation:
         """
         image = batch["image"].to(device, non_blocking=non_blocking, **kwargs)
         label = batch["label"].to(device, non_blocking=non_blocking, **kwargs)
-        image = change_neighbours(image, self.strength)
+        image = lose_neighbours(image, self.strength)
         # A neighbour that there is not stays 0 whatever happens to the others.
         present = image.flatten(2).any(-1)[..., None, None]
         image, label = warp(image, label, self.size, self.strength)
         return change_intensities(image, self.strength) * present, label
 
 
-def change_neighbours(image: Tensor, strength: Strength) -> Tensor:
-    """Turn half of the stacks upside down and take some neighbours away.
+def lose_neighbours(image: Tensor, strength: Strength) -> Tensor:
+    """Take some neighbours away.
 
     Args:
         image: (b, c, x, y), the slice in the middle of its neighbours.
@@ -124,8 +124,6 @@ def change_neighbours(image: Tensor, strength: Strength) -> Tensor:
     count, channels = image.shape[:2]
     if channels == 1:
         return image
-    turned = _chosen(0.5, count, image.device).bool().view(-1, 1, 1, 1)
-    image = torch.where(turned, image.flip(1), image)
     lost = _chosen(strength.lost_prob, count * channels, image.device).view(count, channels, 1, 1)
     lost[:, channels // 2] = 0
     return image * (1 - lost)

@@ -1,6 +1,6 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
-Of the probabilities the most likely label counts, but for an RV that is doubtful in its most basal slice. LV and MYO
+Of the probabilities the most likely label counts, but for an RV that is small in its most basal slice. LV and MYO
 that lie beside the rest at an end of the heart are cleared.
 
 Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are, but for pixels of the LV that touch
@@ -78,15 +78,15 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def most_likely(probabilities: np.ndarray, min_basal_rv: float) -> np.ndarray:
-    """Return the most likely label of every voxel, but no RV in its most basal slice where that is doubtful.
+    """Return the most likely label of every voxel, but no RV in its most basal slice where it is small there.
 
-    The RV's base moves by about a slice within a beat. Beyond it lie the atrium and the outflow tract, which look much
-    like it in one slice, so the network draws an RV there and is less sure of it than it is of one that the readers
-    drew.
+    The RV is wide up to its base. Beyond that lie the atrium and the outflow tract, which look much like it in one
+    slice: the network draws a small RV there, and the readers mostly none.
 
     Args:
         probabilities: (4, x, y, z), background first.
-        min_basal_rv: mean probability that the RV's pixels in its most basal slice need to stay; 0 for no such rule.
+        min_basal_rv: share of the area of its largest slice that the RV needs in its most basal one to stay there; 0
+            for no such rule.
 
     Returns:
         Label ids (x, y, z), uint8. The RV keeps one slice at least, and all where the base cannot be told, see
@@ -99,7 +99,8 @@ def most_likely(probabilities: np.ndarray, min_basal_rv: float) -> np.ndarray:
     first_is_base = base_is_first(heart)
     if len(slices) > 1 and first_is_base is not None:
         z = slices[0] if first_is_base else slices[-1]
-        if probabilities[RV, ..., z][rv[..., z]].mean() < min_basal_rv:
+        areas = rv.sum(axis=(0, 1))
+        if areas[z] < min_basal_rv * areas.max():
             mask[..., z][mask[..., z] == RV] = BACKGROUND
     return mask
 

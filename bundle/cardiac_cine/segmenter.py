@@ -1,7 +1,7 @@
 """Segment frames and cines with a bundle's own inference.json, outside of MONAI's engine."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cardiac_cine.cine import Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame
-from cardiac_cine.inferers import HeartWindowInferer
+from cardiac_cine.inferers import HeartWindowInferer, Window
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.weights import load_weights
 
@@ -135,17 +135,17 @@ class Segmenter:
             cine: the cine.
         """
         masks = np.zeros(cine.array.shape, np.uint8)
-        window: dict[str, tuple[int, int]] = {}
+        window: Window | None = None
         at_once = max(1, _SLICES_AT_ONCE // cine.array.shape[2])
         waiting: list[tuple[int, dict[str, MetaTensor]]] = []
         for phase in tqdm(range(cine.phases), cine.name, unit="phase", leave=False, disable=_quiet(cine)):
             waiting.append((phase, self.preprocess(upright(cine.frame(phase)))))
             if len(waiting) == at_once or phase == cine.phases - 1:
                 images = [data["image"].as_tensor() for _, data in waiting]
-                if not window and isinstance(self._inferer, HeartWindowInferer):
+                if window is None and isinstance(self._inferer, HeartWindowInferer):
                     with torch.no_grad():
-                        window["corner"] = self._inferer.find(images[0].to(self.device), self.network)
-                for (index, data), pred in zip(waiting, self._logits(torch.stack(images), **window), strict=True):
+                        window = self._inferer.find(images[0].to(self.device), self.network)
+                for (index, data), pred in zip(waiting, self._logits(torch.stack(images), window), strict=True):
                     masks[..., index] = self.postprocess({**data, "pred": MetaTensor(pred)})
                 waiting = []
         return masks
@@ -165,9 +165,9 @@ class Segmenter:
         sizes = np.zeros_like(overlaps)
         for phase in sorted(set(phases)):
             image = self.around_heart(self.preprocess(upright(cine.frame(phase)))["image"].as_tensor())
-            plain = self._logits(image[None])[0].argmax(0)
-            for row, (change, back) in enumerate(VARIANTS.values()):
-                other = back(self._logits(change(image)[None])[0]).argmax(0)
+            plain = self._logits(image[None], Window())[0].argmax(0)
+            for row, logits in enumerate(self.variants(image)):
+                other = logits.argmax(0)
                 for structure in STRUCTURE_IDS:
                     overlaps[row, structure] += 2 * ((plain == structure) & (other == structure)).sum().item()
                     sizes[row, structure] += ((plain == structure).sum() + (other == structure).sum()).item()
@@ -182,9 +182,15 @@ class Segmenter:
         with torch.no_grad():
             return self._inferer.around_heart(image.to(self.device), self.network)
 
-    def _logits(self, images: torch.Tensor, **window: tuple[int, int]) -> torch.Tensor:
+    def variants(self, image: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the logits, (4, x, y, z), of what :meth:`around_heart` returned, seen in each way of ``VARIANTS``."""
+        for change, back in VARIANTS.values():
+            yield back(self._logits(change(image)[None], Window())[0])
+
+    def _logits(self, images: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        chosen = {"window": window} if isinstance(self._inferer, HeartWindowInferer) else {}
         with torch.no_grad():
-            return self._inferer(images.to(self.device), self.network, **window)
+            return self._inferer(images.to(self.device), self.network, **chosen)
 
 
 def upright(frame: Frame) -> Frame:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cardiac_cine.labels import STRUCTURE_IDS
+from cardiac_cine.levels import base_is_first
 from cardiac_cine.losses import leave_open
 
 
@@ -38,7 +40,9 @@ class SliceDataset(Dataset):
             are seen as neighbours only; what the label leaves open is as in :func:`cardiac_cine.losses.leave_open`.
         transform: deterministic preprocessing from such a dictionary to ``image`` (1, x, y, z), float, about 0 to 1,
             and ``label`` (1, x, y, z), ids. All frames must come out with one in-plane size.
-        context: neighbours on either side of a slice that it is handed out with, see :func:`with_neighbours`.
+        context: neighbours on either side of a slice that it is handed out with, see :func:`with_neighbours`; those
+            towards the base come first, as in inference. Where a label does not show the base, with slices or
+            structures that were not labelled, too, half of the slices are handed out with their neighbours turned.
         progress: show a progress bar while loading.
 
     Raises:
@@ -59,6 +63,7 @@ class SliceDataset(Dataset):
         images: list[torch.Tensor] = []
         labels: list[torch.Tensor] = []
         labelled: list[torch.Tensor] = []
+        orders: list[bool | None] = []
         for entry in tqdm(data, desc="loading frames", unit="frame", disable=None if progress else True):
             frame = transform(entry)
             image, label = torch.as_tensor(frame["image"]), torch.as_tensor(frame["label"])
@@ -74,12 +79,17 @@ class SliceDataset(Dataset):
                 raise ValueError(f"{entry['image']}: slices {chosen.tolist()} of {image.shape[-1]}, counted from 0")
             ids = label.movedim(-1, 0)[chosen].to(torch.uint8).as_subclass(torch.Tensor)
             labels.append(leave_open(ids, entry.get("structures", STRUCTURE_IDS)))
+            whole = len(chosen) == image.shape[-1] and set(entry.get("structures", STRUCTURE_IDS)) == set(STRUCTURE_IDS)
+            orders.append(base_is_first(label[0].numpy().astype(np.uint8)) if whole else None)
             labelled.append(chosen + sum(len(earlier) for earlier in images))
             images.append(image.movedim(-1, 0).half().as_subclass(torch.Tensor))
         # The last image is empty and stands for every neighbour that there is not.
         self.images = torch.cat([*images, torch.zeros_like(images[0][:1])])
         self.labels = torch.cat(labels)
-        self.channels = torch.cat(list(self._channels([len(image) for image in images])))[torch.cat(labelled)]
+        self.channels = torch.cat(list(self._channels([len(image) for image in images], orders)))[torch.cat(labelled)]
+        self.either_way = torch.tensor([order is None for order in orders])[
+            torch.repeat_interleave(torch.tensor([len(chosen) for chosen in labelled]))
+        ]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,15 +101,19 @@ class SliceDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return a batch: ``image`` (b, 1 + 2 context, x, y) float32, ``label`` (b, 1, x, y) uint8."""
         chosen = torch.as_tensor(indices)
-        return {"image": self.images[self.channels[chosen], 0].float(), "label": self.labels[chosen]}
+        channels = self.channels[chosen]
+        turned = self.either_way[chosen] & (torch.rand(len(chosen)) < 0.5)
+        channels = torch.where(turned[:, None], channels.flip(1), channels)
+        return {"image": self.images[channels, 0].float(), "label": self.labels[chosen]}
 
-    def _channels(self, lengths: Sequence[int]) -> Iterator[torch.Tensor]:
+    def _channels(self, lengths: Sequence[int], orders: Sequence[bool | None]) -> Iterator[torch.Tensor]:
         """Yield for each stack where every channel of its slices lies in ``images``, as (z, 1 + 2 context)."""
         start = 0
-        for length in lengths:
+        for length, first_is_base in zip(lengths, orders, strict=True):
             places = torch.arange(start, start + length)[:, None] + torch.arange(-self.context, self.context + 1)
             beyond = (places < start) | (places >= start + length)
-            yield places.masked_fill(beyond, len(self.images) - 1)
+            found = places.masked_fill(beyond, len(self.images) - 1)
+            yield found.flip(1) if first_is_base is False else found
             start += length
 
 

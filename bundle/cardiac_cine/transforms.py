@@ -12,8 +12,8 @@ from monai.utils import TraceKeys
 class RightHandedd(MapTransform, InvertibleTransform):
     """Turn a stack upside down where its axes are left-handed; DICOM's, slices ascending, are right-handed.
 
-    The network tells the neighbours above and below a slice apart: without this, the order in which a file happens to
-    keep its slices would show in the masks.
+    The first look, which tells where the heart and its base are, sees neighbours in this order: without it, the order
+    in which a file happens to keep its slices would show in the masks.
 
     Args:
         keys: MetaTensors (c, x, y, z).

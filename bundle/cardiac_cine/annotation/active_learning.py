@@ -19,7 +19,7 @@ from cardiac_cine.cine import Cine
 from cardiac_cine.geometry import spacing_mm as spacing_of
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES, check_mask
 from cardiac_cine.measurements import ef_percent, volumes_ml
-from cardiac_cine.segmenter import VARIANTS, Segmenter
+from cardiac_cine.segmenter import Segmenter
 
 # A softmax is never 0: without a floor, the tens of thousands of voxels far from a heart add up to one of their own.
 _FLOOR = 0.01
@@ -294,9 +294,7 @@ def _lv_volumes_ml(segmenter: Segmenter, data: Mapping[str, MetaTensor]) -> Iter
     image = data["image"]
     spacing = spacing_of(convert_to_numpy(image.affine))
     yield volumes_ml(convert_to_numpy(data["pred"]).argmax(0), spacing).lv_ml
-    image = segmenter.around_heart(image)
-    for change, back in VARIANTS.values():
-        logits = back(segmenter.predict({"image": change(image)})["pred"])
+    for logits in segmenter.variants(segmenter.around_heart(image.as_tensor())):
         yield volumes_ml(convert_to_numpy(logits).argmax(0), spacing).lv_ml
 
 
