@@ -109,6 +109,16 @@ def test_the_best_weights_are_kept_and_the_last_state(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
 
 
+def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path):
+    trainer, _, _ = a_run(tmp_path, [0.5, 0.7, None, 0.6], keep_last="true")
+    trainer.run([0], max_epochs=3)
+    assert weight_in(tmp_path / "model.pt") == 2.0
+    trainer, _, _ = a_run(tmp_path, [None, None, None, 0.6], keep_last=True, resume=True)
+    trainer.run([0], max_epochs=4)
+    assert weight_in(tmp_path / "model.pt") == 4.0
+    assert not (tmp_path / "model.previous.pt").exists()
+
+
 def test_a_resumed_run_remembers_its_best(tmp_path):
     trainer, _, _ = a_run(tmp_path, [0.5, 0.7])
     trainer.run([0], max_epochs=2)

@@ -178,7 +178,8 @@ class Curves:
 class Checkpoints:
     """Keep the best weights and the whole last state, each written to a temporary file first and then renamed.
 
-    ``model.pt`` holds the weights of the best validation so far, nothing else, and loads with ``weights_only=True``.
+    ``model.pt`` holds the weights of the best validation so far, nothing else, and loads with ``weights_only=True``;
+    with ``keep_last`` those of the last one, so that the patients who validate have no say in the weights.
     ``checkpoint.pt`` holds everything that ``--resume`` needs, written after every epoch. A ``model.pt`` that another
     run wrote is kept as ``model.previous.pt`` when this run first replaces it; its checksum file goes. Of processes
     that train together, the first one writes.
@@ -189,6 +190,7 @@ class Checkpoints:
         state: name to object with ``state_dict``, for resuming.
         evaluator: the validation, which decides what is best.
         key_metric: name of the metric that is to be high.
+        keep_last: keep the weights of the last validation, which comes after the last epoch, however good.
         resume: start from ``checkpoint.pt``.
     """
 
@@ -204,6 +206,7 @@ class Checkpoints:
         evaluator: Engine,
         *,
         key_metric: str,
+        keep_last: bool | str = False,
         resume: bool | str = False,
     ) -> None:
         self.ckpt_dir = Path(ckpt_dir)
@@ -211,7 +214,9 @@ class Checkpoints:
         self.state = dict(state)
         self.evaluator = evaluator
         self.key_metric = key_metric
+        self.keep_last = flag("keep_last", keep_last)
         self.resume = flag("resume", resume)
+        # The metric of the weights that are kept.
         self.best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
@@ -234,8 +239,9 @@ class Checkpoints:
         if idist.get_rank() > 0:
             return
         write = DiskSaver(str(self.ckpt_dir), atomic=True, create_dir=True, require_empty=False)
+        validated = self.evaluator.state.epoch == engine.state.epoch
         value = self.evaluator.state.metrics.get(self.key_metric)
-        if self.evaluator.state.epoch == engine.state.epoch and value is not None and value > self.best:
+        if validated and value is not None and (self.keep_last or value > self.best):
             model = self.ckpt_dir / self.MODEL
             if self.best == float("-inf") and model.is_file():
                 with staged(self.ckpt_dir / self.PREVIOUS) as target:  # a copy, so that there is a model at any time
@@ -244,7 +250,8 @@ class Checkpoints:
             self.best = value
             checksum_file(model).unlink(missing_ok=True)
             write(self.weights.state_dict(), self.MODEL)
-            logger.info("best so far: %s %.4f, weights in %s", self.key_metric, value, model)
+            which = "last" if self.keep_last else "best"
+            logger.info("%s so far: %s %.4f, weights in %s", which, self.key_metric, value, model)
         write({name: item.state_dict() for name, item in self.state.items()}, self.LAST)
 
     def _resume(self, engine: Engine) -> None:
