@@ -23,7 +23,7 @@ SESSION_SECONDS = 12 * 3600
 # Fewer can be guessed.
 TOKEN_CHARACTERS = 16
 COOKIE, TOKEN_VARIABLE = "cardiac_label", "CARDIAC_LABEL_TOKEN"
-OPEN_PATHS = ("/auth/", "/auth/token", "/cine/login", "/favicon.ico")
+OPEN_PATHS = ("/auth/token", "/cine/login", "/favicon.ico")
 
 # Who makes the request that is being served, also in the thread that serves it.
 current_user: ContextVar[str] = ContextVar("current_user", default="anonymous")
@@ -56,6 +56,10 @@ def chosen_token(places: Mapping[str, str | None]) -> str:
         expected = f"a token of at least {TOKEN_CHARACTERS} characters is expected"
         raise InputError([f"{place}: {expected}, found {len(given[place])}" for place in short])
     return next(iter(given.values()), "")
+
+
+class GuessedError(HTTPException):
+    """A token or a session that was never valid here."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +98,21 @@ class Access:
             raise HTTPException(403, "requests from that origin are not accepted")
 
     def user(self, request: Request) -> str:
-        """Return the name behind a request's token or cookie; 401 where there is none."""
-        proof = _proof(request)
+        """Return the name behind a request's token or cookie, "" where none is needed; 401 where it is not proven."""
+        given, path = _proof(request), request.scope["path"]
+        if request.method == "OPTIONS" or path in OPEN_PATHS or (path == "/auth/" and not given):
+            return ""
         try:
             if self.keycloak:
                 from monailabel.endpoints.user.auth import from_token
 
-                return from_token(proof).username
-            if not self.token or self._is_token(proof):
+                return from_token(given).username
+            if not self.token or self._is_token(given):
                 return "token" if self.token else "anonymous"
-            return jwt.decode(proof, self._key, algorithms=["HS256"], options={"require": ["exp", "sub"]})["sub"]
+            return jwt.decode(given, self._key, algorithms=["HS256"], options={"require": ["exp", "sub"]})["sub"]
         except jwt.InvalidTokenError as error:
-            raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"}) from error
+            kind = HTTPException if not given or isinstance(error, jwt.ExpiredSignatureError) else GuessedError
+            raise kind(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"}) from error
 
     def session(self, user: str, token: str | None = None) -> str:
         """Return a signed session of a user, who is known already or proves it by the token."""
@@ -146,9 +153,9 @@ def login_router(access: Access) -> APIRouter:
         asked = page.netloc == request.headers.get("host") and page.path.startswith("/ohif/")
         response = RedirectResponse(page._replace(scheme="", netloc="").geturl() if asked else "/ohif/", 303)
         if access.token or access.keycloak:
-            proof = token if access.keycloak else access.session(user, token)
+            given = token if access.keycloak else access.session(user, token)
             secure = request.url.scheme == "https"
-            response.set_cookie(COOKIE, proof, SESSION_SECONDS, secure=secure, httponly=True, samesite="strict")
+            response.set_cookie(COOKIE, given, SESSION_SECONDS, secure=secure, httponly=True, samesite="strict")
         return response
 
     @router.get("/cine/login")
@@ -161,8 +168,8 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/cine/slicer")
     async def slicer(request: Request) -> dict:
-        proof = _proof(request)  # a session is carried as it is, so that it ends when it should
-        session = access.session(current_user.get()) if access._is_token(proof) else proof
+        given = _proof(request)  # a session is carried as it is, so that it ends when it should
+        session = access.session(current_user.get()) if access._is_token(given) else given
         return {"server": f"{request.base_url}as/{session}" if access.token else str(request.base_url)}
 
     @router.post("/cine/logout")
@@ -176,10 +183,7 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/auth/")
     async def enabled(request: Request) -> dict:
-        try:
-            return {"enabled": not access.user(request)}  # an address that carries a session needs no other proof
-        except HTTPException:
-            return {"enabled": True}
+        return {"enabled": bool(access.token) and not _proof(request)}  # the guard has looked at what there is
 
     @router.post("/auth/token")
     async def token(username: Annotated[str, Form()], password: Annotated[str, Form()]) -> dict:

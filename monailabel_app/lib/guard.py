@@ -33,12 +33,12 @@ from cardiac_cine.annotation.jobs import QueueError, when_gone
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
-from monailabel_app.lib.access import OPEN_PATHS, Access, carried_session, current_user, login_router, upload_folder
+from monailabel_app.lib.access import Access, GuessedError, carried_session, current_user, login_router, upload_folder
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = {"": 0, "json": 1 << 20, "sign-in": 1 << 20, "form": 64 << 20, "any": 64 << 20}
-REFUSED_SECONDS = 1.0  # a sign-in that is wrong is answered after them
+REFUSED_SECONDS = 1.0  # a wrong token or session is answered after them
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
 HEADERS += [(b"x-frame-options", b"SAMEORIGIN")]
 # Pages load nothing from elsewhere; OHIF's style sheet would ask for fonts. It compiles WebAssembly and runs workers.
@@ -141,8 +141,7 @@ class Guard:
 
         try:
             self._access.check_address(request)
-            is_open = scope["path"] in OPEN_PATHS or request.method == "OPTIONS"
-            context.run(current_user.set, "" if is_open else self._access.user(request))
+            context.run(current_user.set, self._access.user(request))
             rule = next((rule for rule in RULES if rule.names(request) is not None), None)
             if not rule:
                 raise HTTPException(404, "there is nothing here, or it is closed")
@@ -158,13 +157,14 @@ class Guard:
             finally:
                 watching.cancel()
             if kept and kept[0]["status"] == 401:
-                await loop.run_in_executor(self._quick, context.run, self._note_refused, request)
-                await asyncio.sleep(REFUSED_SECONDS)  # here, where it holds up nobody else
+                await self._refuse(request)
             for message in kept:
                 await reply(message)
         except ClientDisconnect:
             logger.info("a client went away: %s %s", request.method, scope["path"])
         except Exception as error:
+            if isinstance(error, GuessedError):
+                await self._refuse(request)
             if not status:  # otherwise the stock handler has answered, and raised again
                 await (await answer(request, error))(scope, receive, reply)
 
@@ -181,10 +181,11 @@ class Guard:
             upload_folder.set(folder)
             await self._inner(request.scope, _replay(body), note_and_send)
 
-    def _note_refused(self, request: Request) -> None:
+    async def _refuse(self, request: Request) -> None:
         client = request.client.host if request.client else ""
         logger.warning("a sign-in from %s was refused", client)
-        self._app.audit("sign-in refused", path=request.scope["path"], client=client)
+        await asyncio.to_thread(self._app.audit, "sign-in refused", path=request.scope["path"], client=client)
+        await asyncio.sleep(REFUSED_SECONDS)  # here, where it holds up nobody else
 
     async def _check(self, rule: Rule, request: Request) -> dict[str, Any]:
         """Check the names in the path, the query and the body against the app; return the query with images' ids."""

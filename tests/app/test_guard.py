@@ -309,7 +309,42 @@ def test_who_opens_the_page_to_sign_in_has_guessed_nothing(app):
     assert ask(app, "GET", "/cine/login", access=Access(TOKEN)).status_code == 401
     assert app.events == []
     assert ask(app, "GET", "/cine/login?token=guessed", access=Access(TOKEN)).status_code == 401
-    assert app.events == [("", "sign-in refused", {"path": "/cine/login", "client": "127.0.0.1"})]
+    assert app.events == [("anonymous", "sign-in refused", {"path": "/cine/login", "client": "127.0.0.1"})]
+
+
+FORGED = jwt.encode({"sub": "ann", "exp": 1 << 40}, "a key that another server signs its sessions with", "HS256")
+UNSIGNED = jwt.encode({"sub": "ann", "exp": 1 << 40}, None, "none")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/info/", {"Authorization": "Bearer guessed"}),
+        ("/info/", {"Authorization": f"Bearer {FORGED}"}),
+        ("/info/", {"Authorization": f"Bearer {UNSIGNED}"}),
+        ("/info/", {"Cookie": "cardiac_label=guessed"}),
+        ("/as/guessed/info/", {}),
+        ("/auth/", {"Authorization": "Bearer guessed"}),
+        ("/as/guessed/auth/", {}),
+    ],
+)
+def test_a_wrong_token_waits_and_is_noted_wherever_it_is_tried(app, monkeypatch, path, headers):
+    monkeypatch.setattr(guard, "REFUSED_SECONDS", 0.5)
+    begin = time.monotonic()
+    answered = ask(app, "GET", path, access=Access(TOKEN), headers=headers)
+    assert time.monotonic() - begin >= 0.5
+    assert (answered.status_code, answered.json()) == (401, {"detail": "a valid token is needed"})
+    assert app.events == [
+        ("anonymous", "sign-in refused", {"path": path.replace("/as/guessed", ""), "client": "127.0.0.1"})
+    ]
+
+
+def test_who_has_no_token_or_had_a_session_has_guessed_nothing(app):
+    access = Access(TOKEN)
+    ended = jwt.encode({"sub": "ann", "exp": 1}, access._key, "HS256")
+    for headers in ({}, {"Authorization": f"Bearer {ended}"}, {"Cookie": f"cardiac_label={ended}"}):
+        assert ask(app, "GET", "/info/", access=access, headers=headers).status_code == 401
+    assert app.events == []
 
 
 def test_a_client_that_announces_a_body_and_sends_none_is_answered(app):
@@ -447,7 +482,7 @@ def test_a_wrong_sign_in_waits_is_noted_and_holds_up_nobody(app, monkeypatch, ca
             assert [each.status_code for each in await guesses] == [401] * 20
 
     asyncio.run(call())
-    assert app.events == [("", "sign-in refused", {"path": "/auth/token", "client": "127.0.0.1"})] * 20
+    assert app.events == [("anonymous", "sign-in refused", {"path": "/auth/token", "client": "127.0.0.1"})] * 20
     assert caplog.text.count("a sign-in from 127.0.0.1 was refused") == 20
     assert "guessed" not in caplog.text
 
