@@ -16,6 +16,7 @@ from cardiac_cine.postprocess import (
     repair,
     repair_slice,
     without_detached_slices,
+    without_stray_ends,
 )
 
 SPACING = (1.5, 1.5, 8.0)
@@ -239,8 +240,54 @@ def test_slices_that_are_shifted_a_little_or_get_smaller_stay():
     assert not without_detached_slices(np.zeros((4, 4, 3), np.uint8)).any()
 
 
+def narrowing_heart():
+    """LV and wall that narrow from the first of six slices to the last, and the RV beside them."""
+    mask = np.zeros((80, 80, 6), np.uint8)
+    for z in range(6):
+        mask[disc((80, 80), (30, 40), 18 - 2 * z), z] = RV
+        mask[disc((80, 80), (46, 40), 20 - 2 * z), z] = MYO
+        mask[disc((80, 80), (46, 40), 12 - 2 * z), z] = LV
+    return mask
+
+
+def with_arc_at_the_base(mask):
+    mask[..., 0] = 0
+    mask[disc((80, 80), (46, 40), 20) & ~disc((80, 80), (43, 40), 20), 0] = MYO
+    return 0
+
+
+def with_ring_round_the_apex_of_the_rv(mask):
+    mask[..., 5] = 0
+    mask[disc((80, 80), (24, 40), 20), 5] = MYO
+    return 5
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("draw", [with_arc_at_the_base, with_ring_round_the_apex_of_the_rv])
+def test_lv_and_wall_that_do_not_go_on_at_an_end_are_cleared(draw, turned):
+    mask = narrowing_heart()
+    end = draw(mask)
+    mask[60:70, 10:20, end] = RV
+    expected = mask.copy()
+    expected[..., end][mask[..., end] == MYO] = 0
+    order = slice(None, None, -1 if turned else 1)
+    np.testing.assert_array_equal(without_stray_ends(mask[..., order], SPACING[:2]), expected[..., order])
+    assert not np.isin(repair(mask[..., order], SPACING)[..., order][..., end], (LV, MYO)).any()
+
+
+def test_a_heart_that_narrows_stays_whole():
+    for mask in (narrowing_heart(), narrowing_heart()[..., :2], np.zeros((4, 4, 3), np.uint8)):
+        np.testing.assert_array_equal(without_stray_ends(mask, SPACING[:2]), mask)
+    # A slice that breathing has moved goes on beside the one above.
+    moved = narrowing_heart()
+    moved[..., 0] = np.roll(moved[..., 0], 10, axis=1)
+    np.testing.assert_array_equal(without_stray_ends(moved, SPACING[:2]), moved)
+
+
 @pytest.mark.acdc
 def test_no_slice_that_an_expert_drew_is_beside_the_rest(acdc_dir):
     for case in acdc.scan(acdc_dir)[0].cases:
-        drawn = read_label(case.label).array.astype(np.uint8)
+        label = read_label(case.label)
+        drawn = label.array.astype(np.uint8)
         np.testing.assert_array_equal(without_detached_slices(drawn), drawn, err_msg=case.name)
+        np.testing.assert_array_equal(without_stray_ends(drawn, label.spacing_mm[:2]), drawn, err_msg=case.name)

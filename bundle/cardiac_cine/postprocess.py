@@ -1,7 +1,7 @@
 """From a network's answer to anatomy: one piece of each structure, and slices that a heart can have.
 
 Of the probabilities the most likely label counts, but for an RV that is small in its most basal slice. LV and MYO
-that lie beside the rest at an end of the heart are cleared.
+that lie beside the rest at an end of the heart, or do not go on there as the ventricle narrows, are cleared.
 
 Slices that pass the criteria of :mod:`cardiac_cine.anatomy` are left as they are, but for pixels of the LV that touch
 background or the RV: these become myocardium, so that the ring is closed. One that fails is replaced by the
@@ -37,6 +37,8 @@ _LOSS = 1
 _TIDY = 0.5
 # How far slices may be apart, and how much they share, to belong together. ACDC's experts' slices share 0.39 and more.
 _NEAR, _SHARED = 2, 0.35
+# How far off the slice above, and how much of a slice, is no longer the same ventricle. None of ACDC's experts' is.
+_OFF_MM, _MOST = 10.0, 0.5
 _EIGHT = np.ones((3, 3), bool)
 _TWENTY_SIX = np.ones((3, 3, 3), bool)
 
@@ -50,8 +52,8 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
     Returns:
         A new mask, uint8, of the same shape. Slices that pass the criteria change only where they hold an island in
-        three dimensions, where LV and MYO lie beside the rest at an end of the heart, or where the LV touches
-        background or the RV. An empty mask stays empty. In rare cases a slice is beyond repair after all rounds and is
+        three dimensions, where LV and MYO do not go on at an end of the heart, or where the LV touches background or
+        the RV. An empty mask stays empty. In rare cases a slice is beyond repair after all rounds and is
         cleared.
 
     Raises:
@@ -73,7 +75,10 @@ def repair(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         exposed = exposed_lv(mask) & (not failing)
         mask[exposed] = MYO
         if not failing and not exposed.any():
-            break
+            narrowing = without_stray_ends(mask, in_plane_mm)
+            if (narrowing == mask).all():
+                break
+            mask = narrowing
     return mask
 
 
@@ -151,6 +156,35 @@ def without_detached_slices(mask: np.ndarray) -> np.ndarray:
     for z in slices[(slices < kept[0]) | (slices > kept[-1])]:
         mask[..., z][heart[..., z]] = BACKGROUND
     return mask
+
+
+def without_stray_ends(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Clear LV and MYO in the most basal and the most apical slice where they do not go on as the ventricle narrows.
+
+    From base to apex, each slice's LV and MYO lie about within those of the slice above. In an end slice of which that
+    is not so, ``_MOST`` of the lower of the two more than ``_OFF_MM`` off the upper, an arc was drawn along the atrium,
+    or a ring round the RV's apex.
+
+    Args:
+        mask: labels 0-3, (x, y, z), uint8.
+        spacing_mm: spacing along x and y in mm.
+
+    Returns:
+        A new mask, uint8; unchanged with fewer than three slices, or where the base cannot be told, see
+        :func:`cardiac_cine.levels.base_is_first`.
+    """
+    heart = (mask == LV) | (mask == MYO)
+    slices = np.flatnonzero(heart.any(axis=(0, 1)))
+    first_is_base = base_is_first(mask)
+    if len(slices) < 3 or first_is_base is None:
+        return mask.copy()
+    down = slices if first_is_base else slices[::-1]
+    cleared = mask.copy()
+    for end, upper, lower in ((down[0], down[0], down[1]), (down[-1], down[-2], down[-1])):
+        off_mm = ndimage.distance_transform_edt(~heart[..., upper], sampling=spacing_mm)
+        if np.mean(off_mm[heart[..., lower]] > _OFF_MM) > _MOST:
+            cleared[..., end][heart[..., end]] = BACKGROUND
+    return cleared
 
 
 def repair_slice(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
