@@ -75,12 +75,16 @@ def _rows(segmenter: Any, cases: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _slices(count: int) -> str:
+    return "1 slice" if count == 1 else f"{count} slices"
+
+
 def _markdown(rows: list[dict[str, Any]]) -> str:
     head = ["patient", "flicker replaced", "ED found (Info.cfg)", "ES found (Info.cfg)", "Dice ED LV, RV, MYO"]
     head += ["Dice ES LV, RV, MYO", "largest jump mL LV, RV", "LV EF %"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for row in rows:
-        cells = [row["patient"], f"{row['replaced']} slices" if row["steady"] else "off"]
+        cells = [row["patient"], _slices(row["replaced"]) if row["steady"] else "off"]
         cells += [f"{row[f'{k}_frame']} ({row[f'{k}_frame_reference']}) of {row['phases']}" for k in ("ed", "es")]
         for phase in ("ed", "es"):
             cells.append(", ".join(f"{row[f'{phase}_dice_{key}']:.3f}" for key in ("lv", "rv", "myo")))

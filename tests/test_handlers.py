@@ -220,6 +220,31 @@ def test_training_stops_early_when_validations_bring_no_gain(patience, scores, e
     assert trainer.state.epoch == epochs
 
 
+def test_a_resumed_run_stops_early_where_the_unbroken_one_would(tmp_path):
+    def run(epochs, before=None):
+        trainer, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+        stop = EarlyStop(evaluator, "val_mean_dice", 3)
+        stop.attach(trainer)
+        if before:
+            stop.load_state_dict(before[1])
+            trainer.load_state_dict(before[0])
+        evaluator.add_event_handler(
+            Events.STARTED, lambda e: e.state.metrics.update(val_mean_dice=0.5 if trainer.state.epoch == 1 else 0.4)
+        )
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: evaluator.run([0]))
+        trainer.run([0], max_epochs=epochs)
+        return trainer.state_dict(), stop.state_dict(), trainer.state.epoch
+
+    assert run(10)[2] == 4
+    assert run(10, run(3))[2] == 4
+    # A run without patience keeps no count, and one with patience begins its own from there.
+    patient, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+    endless = EarlyStop(evaluator, "val_mean_dice")
+    endless.attach(patient)
+    assert endless.state_dict() == {}
+    endless.load_state_dict(run(3)[1])
+
+
 def test_curves_can_be_followed_while_training_goes_on(tmp_path):
     evaluator = SimpleNamespace(state=SimpleNamespace(epoch=1, metrics={"val_mean_dice": float("nan")}))
     trainer = Engine(lambda *_: None)

@@ -198,6 +198,7 @@ def test_config_needs_little_beside_monai():
     assert {target for target in targets if "." in target} == {
         "cardiac_cine.training.amp_dtype",
         "cardiac_cine.handlers.LoadWeights",
+        "cardiac_cine.images.check_frames",
         "cardiac_cine.images.find_frames",
         "cardiac_cine.inferers.HeartWindowInferer",
         "cardiac_cine.postprocess.MostLikelyd",
@@ -261,6 +262,48 @@ def test_unusable_dataset_dir_ends_the_run(tiny_bundle, tmp_path, names, message
         causes.append(causes[-1].__cause__)
     assert isinstance(causes[-1], InputError) and re.search(message, str(causes[-1]))
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_that_cannot_be_segmented_are_listed_before_any_is(tiny_bundle, tmp_path):
+    def changed(name, change):
+        path = tmp_path / "data" / name
+        image = nib.load(write_stack(path))
+        array, affine = change(np.asanyarray(image.dataobj).astype(np.float32), image.affine.copy())
+        nib.save(nib.Nifti1Image(array, affine), path)
+
+    def with_nan(array, affine):
+        array[0, 0, 0] = np.nan
+        return array, affine
+
+    def sheared(array, affine):
+        affine[:3, 2] += affine[:3, 0] * 4
+        return array, affine
+
+    write_stack(tmp_path / "data" / "good.nii.gz")
+    changed("cine.nii.gz", lambda array, affine: (np.stack([array, array], -1), affine))
+    changed("constant.nii.gz", lambda array, affine: (np.ones_like(array), affine))
+    changed("leaning.nii.gz", sheared)
+    changed("nan.nii.gz", with_nan)
+    changed("single.nii.gz", lambda array, affine: (array[..., :1], affine))
+    with pytest.raises(RuntimeError) as caught:
+        run_inference(tiny_bundle, tmp_path / "data", tmp_path / "out")
+    problems = caught.value.__cause__.problems
+    for name, problem in {
+        "cine": "4D image",
+        "constant": "all voxels",
+        "leaning": "",
+        "nan": "NaN",
+        "single": "",
+    }.items():
+        assert any(f"{name}.nii.gz: " in said and problem in said for said in problems), (name, problems)
+    assert not any("good" in said for said in problems)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_data_can_be_given_as_in_any_bundle(tiny_bundle, tmp_path):
+    path = write_stack(tmp_path / "data" / "a.nii.gz")
+    run_inference(tiny_bundle, tmp_path / "nowhere", tmp_path / "out", **{"dataset#data": [{"image": str(path)}]})
+    assert (tmp_path / "out" / "a" / "a_seg.nii.gz").is_file()
 
 
 def test_missing_weights_end_the_run_by_name(tiny_bundle, tmp_path):

@@ -12,13 +12,29 @@ from conftest import BUNDLE
 CONFIGS = str([str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
 
 
-def train(small_training: dict, out, **more) -> str:
-    """Train in two processes and return what they said."""
-    options = {**small_training, "ckpt_dir": out / "models", "output_dir": out / "eval", "batch_size": 4, **more}
-    flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    command = ["--standalone", "--nproc_per_node", "2", "-m", "monai.bundle", "run", "--config_file", CONFIGS, *flags]
+# One frame in each process: of the LV's voxels 2 of 4 are found, and 1 of 1 with two more around it.
+POOLED = f"""
+import sys
+sys.path.insert(0, {str(BUNDLE)!r})
+import ignite.distributed as idist
+import torch
+from cardiac_cine.handlers import PooledDice
+
+idist.initialize("gloo")
+predicted, expected = [([3, 3, 0, 0, 1], [3, 3, 3, 3, 1]), ([3, 3, 3, 0, 0], [3, 0, 0, 0, 1])][idist.get_rank()]
+metric = PooledDice("d", lambda output: output)
+scores = torch.nn.functional.one_hot(torch.tensor([predicted]), 4).movedim(-1, 1).float()
+metric.update(metric._output_transform((scores, torch.tensor([[expected]]))))
+found = metric.compute()
+print(f"lv {{found['d_lv']:.4f}}, rv {{found['d_rv']:.4f}}", flush=True)
+idist.finalize()
+"""
+
+
+def in_two_processes(*command) -> str:
+    """Run a Python module or script in two processes and return what they said."""
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *command],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -27,6 +43,12 @@ def train(small_training: dict, out, **more) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
+
+
+def train(small_training: dict, out, **more) -> str:
+    options = {**small_training, "ckpt_dir": out / "models", "output_dir": out / "eval", "batch_size": 4, **more}
+    flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    return in_two_processes("-m", "monai.bundle", "run", "--config_file", CONFIGS, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +82,9 @@ def test_weights_load_into_one_process_and_its_checkpoint_goes_on_in_two(togethe
 def test_minutes_end_both_processes_together(small_training, tmp_path):
     said = train(small_training, tmp_path, max_epochs=10_000, max_minutes=0.3)
     assert said.count("max_minutes reached") == 2
+
+
+def test_dice_of_a_structure_is_that_of_the_frames_of_both_processes(tmp_path):
+    script = tmp_path / "pooled.py"
+    script.write_text(POOLED)
+    assert in_two_processes(str(script)).count("lv 0.6000, rv 0.6667") == 2

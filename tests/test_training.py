@@ -112,6 +112,15 @@ def test_an_epoch_draws_the_same_whatever_came_before():
     assert draws[1][0] != draws[2][0]
 
 
+def test_neighbouring_seeds_share_no_epoch():
+    draws = []
+    for seed in (0, 1, 2):
+        engine = Engine(lambda *_: draws.append(torch.rand(1).item()))
+        EpochSeed(seed).attach(engine)
+        engine.run([0], max_epochs=4)
+    assert len(set(draws)) == 12
+
+
 def a_trainer(step, weight=1.0):
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(network.weight, weight)

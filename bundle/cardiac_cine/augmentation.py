@@ -38,32 +38,32 @@ class Strength:
         lost_prob: share of neighbours that are taken away, as where a slice was not acquired.
     """
 
-    rotate_prob: float = 0.8
-    rotate_degrees: float = 40.0
-    scale_prob: float = 0.8
-    scale_range: tuple[float, float] = (0.7, 1.45)
+    rotate_prob: float = 0.6
+    rotate_degrees: float = 30.0
+    scale_prob: float = 0.6
+    scale_range: tuple[float, float] = (0.8, 1.3)
     stretch: float = 0.1
-    symmetry_prob: float = 0.4
+    symmetry_prob: float = 0.15
     shift: float = 24.0
-    elastic_prob: float = 0.4
+    elastic_prob: float = 0.3
     elastic_sd: float = 4.0
     elastic_nodes: int = 6
-    bias_prob: float = 0.4
+    bias_prob: float = 0.2
     bias_sd: float = 0.25
-    blur_prob: float = 0.2
+    blur_prob: float = 0.05
     blur_range: tuple[float, float] = (0.4, 1.5)
-    low_resolution_prob: float = 0.2
+    low_resolution_prob: float = 0.05
     low_resolution_range: tuple[float, float] = (1.2, 2.5)
-    contrast_prob: float = 0.4
+    contrast_prob: float = 0.2
     contrast_range: tuple[float, float] = (0.6, 1.5)
-    brightness_prob: float = 0.3
+    brightness_prob: float = 0.2
     brightness_sd: float = 0.1
-    gamma_prob: float = 0.4
+    gamma_prob: float = 0.2
     gamma_range: tuple[float, float] = (0.6, 1.7)
-    invert_prob: float = 0.05
+    invert_prob: float = 0.02
     noise_prob: float = 0.3
     noise_sd: float = 0.08
-    lost_prob: float = 0.05
+    lost_prob: float = 0.02
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -198,7 +198,8 @@ def validate(cases: Sequence[Case]) -> None:
     problems = [f"case {name}: the datalist has more than one image of this name" for name in doubled]
     problems += [problem for found in problems_of(cases).values() for problem in found]
     if problems:
-        raise InputError(problems, f"{len(problems)} problems in the datalist's files:")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise InputError(problems, f"{count} in the datalist's files:")
 
 
 def write(datalist: Datalist, out_dir: Path, source: Path) -> Path:

@@ -66,8 +66,8 @@ class PooledDice(ConfusionMatrix):
         super().__init__(num_classes=NUM_CLASSES, output_transform=scores_and_ids)
 
     def compute(self) -> dict[str, float]:
-        """Return the pooled Dice of each structure; NaN where neither mask holds it."""
-        matrix = self.confusion_matrix.double()
+        """Return the pooled Dice of each structure, over all processes; NaN where neither mask holds it."""
+        matrix = super().compute().double()
         both = matrix.diag()
         dice = (2 * both / (matrix.sum(0) + matrix.sum(1))).tolist()
         return {f"{self.prefix}_{structure.key}": dice[structure.id] for structure in STRUCTURES}
@@ -121,14 +121,24 @@ class EarlyStop:
         self.evaluator = evaluator
         self.key_metric = key_metric
         self.patience = patience
+        self._stopping: EarlyStopping | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
         if self.patience is not None:
-            stopping = EarlyStopping(
+            self._stopping = EarlyStopping(
                 self.patience, lambda validation: validation.state.metrics[self.key_metric], engine
             )
-            self.evaluator.add_event_handler(Events.COMPLETED, stopping)
+            self.evaluator.add_event_handler(Events.COMPLETED, self._stopping)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best validation so far and how many came after it; empty without patience."""
+        return dict(self._stopping.state_dict()) if self._stopping else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier run's validations, if it counted them."""
+        if self._stopping and state:
+            self._stopping.load_state_dict(state)
 
 
 class Curves:

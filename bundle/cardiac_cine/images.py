@@ -12,6 +12,7 @@ import re
 import tempfile
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+from tqdm import tqdm
 
 from cardiac_cine import geometry
 from cardiac_cine.errors import InputError
@@ -112,6 +114,22 @@ def find_frames(folder: Path) -> list[Path]:
     if problems:
         raise InputError(problems)
     return frames
+
+
+def check_frames(paths: Sequence[Path | str]) -> None:
+    """Read every frame and raise one error that lists all that is wrong, before anything is done with any of them.
+
+    Raises:
+        InputError: any problem of :func:`read_frame`.
+    """
+    problems: list[str] = []
+    for path in tqdm(paths, desc="checking frames", unit="frame", disable=None):
+        try:
+            read_frame(Path(path))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
 
 
 def read_frame(path: Path) -> Frame:

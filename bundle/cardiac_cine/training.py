@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 # than the last one did, and a share for what comes before the clock and after the training.
 VALIDATION_RESERVE = 1.25
 SHARE_RESERVE = 0.01
-# Between the seeds of processes that train together: more than any run has epochs.
-_SEEDS_APART = 1_000_003
 
 
 def amp_dtype(device: torch.device | str, enabled: bool | str = True) -> torch.dtype:
@@ -229,4 +228,5 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed torch on every device; nothing random in training draws from elsewhere."""
-        torch.manual_seed(self.seed + engine.state.epoch + _SEEDS_APART * idist.get_rank())
+        mixed = np.random.SeedSequence((self.seed, engine.state.epoch, idist.get_rank()))
+        torch.manual_seed(int(mixed.generate_state(1)[0]))

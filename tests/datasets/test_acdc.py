@@ -144,7 +144,7 @@ def test_folds_are_stratified(twenty_five):
     # Two frames of a patient of each group in every fold, but for the second patient of one scan.
     for group in acdc.GROUPS[:-1]:
         assert [groups[fold, group] for fold in range(5)] == [2] * 5
-    assert [groups[fold, "RV"] for fold in range(5)] == [0, 2, 2, 2, 4]
+    assert [groups[fold, "RV"] for fold in range(5)] == [2, 2, 2, 0, 4]
 
 
 def test_every_patient_validates_in_one_fold(twenty_five):
@@ -166,22 +166,26 @@ def test_patient055_never_trains_but_validates(twenty_five):
     for split in twenty_five.split_names():
         for side in SECTIONS:
             found[side] += "patient055" in patients(twenty_five.section(split, side))
-    # In its own fold and where all others train; in the tutorial it is no fifth patient here.
-    assert found == {"training": 0, "validation": 2}
+    # In the tutorial, which is its own fold, and where all others train.
+    assert found == {"training": 0, "validation": 3}
     assert patients(twenty_five.section("all", "validation")) == ["patient055"]
-    assert len(patients(twenty_five.section("tutorial", "training"))) == 25 - 4 - 1
+    assert len(patients(twenty_five.section("tutorial", "training"))) == 25 - 5
 
 
 def test_in_the_tutorial_every_fifth_patient_validates(twenty_five):
-    # The fifth of the last five is the second patient of one scan.
-    expected = ["patient005", "patient010", "patient015", "patient020"]
+    expected = ["patient005", "patient010", "patient015", "patient020", "patient055"]
     for split in ("tutorial", "fold0"):
         assert patients(twenty_five.section(split, "validation")) == expected
 
 
-def test_folds_go_round_robin():
+def test_folds_go_by_the_patients_number():
     listed = [f"patient{number:03d}" for number in (73, 74, 75, 76, 77, 78, 79)]
-    assert list(acdc.assign_folds(listed).values()) == [1, 2, 3, 2, 0, 1, 2]
+    folds = acdc.assign_folds(listed)
+    assert list(folds.values()) == [3, 4, 0, 4, 2, 3, 4]
+    assert acdc.assign_folds(["patientA", "patientB", "patient010"]) == {"patientA": 1, "patientB": 2, "patient010": 0}
+    for absent in listed:
+        left = [patient for patient in listed if patient != absent]
+        assert acdc.assign_folds(left) == {patient: folds[patient] for patient in left}
 
 
 def test_the_adapter_does_without_torch():

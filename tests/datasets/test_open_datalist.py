@@ -5,7 +5,7 @@ import pytest
 from test_cases import SHAPE, a_label, an_image, save, save_patient
 
 from cardiac_cine import cases
-from cardiac_cine.datasets import acdc, items, open_datalist
+from cardiac_cine.datasets import acdc, open_datalist, sections
 from cardiac_cine.errors import InputError
 
 
@@ -57,8 +57,8 @@ def test_what_is_no_dataset_is_refused(tmp_path, name, message):
     assert message in str(caught.value)
 
 
-def test_items_are_flat_dictionaries_of_one_section(root):
-    training, validation = (items(root, "tutorial", section) for section in cases.SECTIONS)
+def test_sections_are_flat_dictionaries_of_one_section(root):
+    training, validation = sections(root, "tutorial", cases.SECTIONS).values()
     assert [item["patient"] for item in validation] == ["patient005"] * 2
     assert len(training) == 10
     folder = root / "training" / "patient005"
@@ -67,22 +67,22 @@ def test_items_are_flat_dictionaries_of_one_section(root):
     assert (validation[1]["phase"], validation[1]["weight_kg"]) == ("ES", 64.0)
 
 
-def test_items_come_from_a_datalist_that_lies_elsewhere(root, tmp_path):
+def test_sections_come_from_a_datalist_that_lies_elsewhere(root, tmp_path):
     cases.write(open_datalist(root), tmp_path / "lists", root)
-    assert items(tmp_path / "lists", "fold1", "validation") == items(root, "fold1", "validation")
+    assert sections(tmp_path / "lists", "fold1", ["validation"]) == sections(root, "fold1", ["validation"])
 
 
-def test_items_of_moved_data_need_one_edit(root, tmp_path):
+def test_sections_of_moved_data_need_one_edit(root, tmp_path):
     path = cases.write(open_datalist(root), tmp_path / "lists", root)
     root.rename(tmp_path / "moved")
     with pytest.raises(InputError, match="4 problems in the datalist's files") as caught:
-        items(tmp_path / "lists", "tutorial", "validation")
+        sections(tmp_path / "lists", "tutorial", ["validation"])
     assert str(caught.value).count("no such file") == 4
     path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "../moved"}))
-    assert len(items(tmp_path / "lists", "tutorial", "validation")) == 2
+    assert len(sections(tmp_path / "lists", "tutorial", ["validation"])["validation"]) == 2
 
 
-def test_items_list_all_problems_of_the_section_in_one_message(root):
+def test_sections_list_all_problems_of_both_sections_in_one_message(root):
     def file(number, frame, ending=""):
         patient = f"patient{number:03d}"
         return root / "training" / patient / f"{patient}_frame{frame:02d}{ending}.nii.gz"
@@ -95,9 +95,11 @@ def test_items_list_all_problems_of_the_section_in_one_message(root):
     file(2, 8).write_bytes(file(2, 8).read_bytes()[:-300])
     save(file(3, 1), np.zeros(SHAPE, np.uint8))
     file(4, 8, "_gt").write_bytes(b"")
-    file(5, 1).write_bytes(b"validates, and is not looked at here")
-    with pytest.raises(InputError, match="6 problems in the datalist's files:") as caught:
-        items(root, "tutorial", "training")
+    file(5, 8).write_bytes(b"")
+    with pytest.raises(InputError, match="1 problem in the datalist's files:"):
+        sections(root, "tutorial", ["validation"])
+    with pytest.raises(InputError, match="7 problems in the datalist's files:") as caught:
+        sections(root, "tutorial", cases.SECTIONS)
     expected = (
         f"{file(1, 1)}: 1 voxels are NaN or infinite",
         f"{file(1, 8, '_gt')}: holds label values 7",
@@ -105,12 +107,13 @@ def test_items_list_all_problems_of_the_section_in_one_message(root):
         f"{file(2, 8)}: truncated or corrupted",
         f"{file(3, 1)}: all voxels are 0",
         f"{file(4, 8, '_gt')}: the file is empty",
+        f"{file(5, 8)}: the file is empty",
     )
     assert len(caught.value.problems) == len(expected)
     for problem, start in zip(caught.value.problems, expected, strict=True):
         assert problem.startswith(start)
 
 
-def test_items_reject_an_unknown_split(root):
+def test_sections_reject_an_unknown_split(root):
     with pytest.raises(InputError, match=r"ACDC: no split 'mine', expected one of \['tutorial', 'fold0'"):
-        items(root, "mine", "training")
+        sections(root, "mine", ["training"])

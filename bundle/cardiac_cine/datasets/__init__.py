@@ -1,5 +1,6 @@
 """One adapter per dataset; each module's docstring states that dataset's facts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,18 @@ def open_datalist(dataset_dir: str | Path) -> cases.Datalist:
     raise InputError(f"{root}: {found}; expected a folder written by prepare_dataset.py or an ACDC root")
 
 
-def items(dataset_dir: str | Path, split: str, section: str) -> list[dict[str, Any]]:
-    """Return one section of a split as the checked dictionaries that MONAI's datasets take.
+def sections(dataset_dir: str | Path, split: str, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return sections of a split as the checked dictionaries that MONAI's datasets take.
 
     Args:
         dataset_dir: as for :func:`open_datalist`.
         split: a split's name, such as "tutorial" or "fold0".
-        section: "training" or "validation".
+        names: "training", "validation" or both.
 
     Raises:
-        InputError: whatever is wrong with the datalist or with any file it names, in one message.
+        InputError: whatever is wrong with the datalist or with any file that these sections name, in one message.
     """
-    chosen = open_datalist(dataset_dir).section(split, section)
-    cases.validate(chosen)
-    return [case.item() for case in chosen]
+    datalist = open_datalist(dataset_dir)
+    chosen = {name: datalist.section(split, name) for name in names}
+    cases.validate([case for section in chosen.values() for case in section])
+    return {name: [case.item() for case in section] for name, section in chosen.items()}
