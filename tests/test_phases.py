@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -55,6 +56,27 @@ def test_noisy_phantoms_within_one_phase_wherever_the_cycle_starts(group, noise_
         for frame, true in ((found.ed_frame, truth.ed_frame), (found.es_frame, truth.es_frame)):
             away = (frame - start - true) % spec.phases
             assert min(away, spec.phases - away) <= 1, (seed, found, start)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("covered", [0.8, 0.9, 0.95, 1.0])
+def test_a_cine_that_ends_before_the_beat_does_keeps_its_end_diastole(group, covered):
+    for seed, phases in enumerate((12, 20, 30, 40)):
+        truth = dataclasses.replace(random_spec(seed, group), phases=phases).truth()
+        found = find_phases(truth.lv_volume_ml[: round(covered * phases)])
+        assert found.ed_frame == truth.ed_frame == 0
+        assert abs(found.es_frame - truth.es_frame) <= 1
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_noise_seldom_moves_the_end_diastole_of_such_a_cine(group):
+    rng = np.random.default_rng(2)
+    found = []
+    for seed in range(20):
+        truth = dataclasses.replace(random_spec(seed, group), phases=30).truth()
+        curve = np.array(truth.lv_volume_ml) + rng.normal(0, 0.005 * truth.lv_edv_ml, 30)
+        found.append(find_phases(curve[:27]).ed_frame)
+    assert found.count(0) >= 18
 
 
 def test_smoothing_does_not_fall_for_one_bad_phase():

@@ -10,6 +10,10 @@ from cardiac_cine.curves import missing_phases, smooth
 # Phases whose smoothed volumes lie closer to the largest than this part of the curve's range count as full as it: 1 to
 # 3 mL, which a segmentation cannot tell apart, and a tenth of what the atrial kick adds.
 PLATEAU_FRACTION = 0.02
+# How far from frame 0 the largest smoothed volume may be for frame 0's own to count: half of what smoothing looks at.
+NEAR_FRACTION = 1 / 8
+# By how much of the curve's range frame 0 is above the last one where the end of the beat was left out.
+GAP_FRACTION = 0.15
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ def find_phases(
     phases about as full as the largest one and next to each other, up to it, frame 0 is taken if it is there: cines
     are gated at the R wave, so it is the end-diastolic one by convention. If it is not, the last is taken: end-diastole
     is where filling has ended and ejection has yet to start, not where filling first levels off.
+
+    A cine that leaves out the end of the beat, as prospective gating does, jumps from its last phase to its first, and
+    smoothing across that gap pulls frame 0 down. So frame 0 is taken, too, where its own volume is as full, lies above
+    the last one's by more than 0.15 of the range, and the largest value is within an eighth of the cycle of it.
 
     Args:
         lv_ml: volume of the left ventricle's cavity in every phase, in mL.
@@ -65,7 +73,10 @@ def find_phases(
         return Phases(frame, frame)
     curve = smooth(np.interp(np.arange(count), known, np.asarray(lv_ml, dtype=float)[known], period=count))
     if ed_frame is None:
-        ed_frame = _fullest(np.where(missing | (np.arange(count) == es_frame), -np.inf, curve), np.ptp(curve))
+        barred = missing | (np.arange(count) == es_frame)
+        jumps = not barred[[0, -1]].any() and lv_ml[0] - lv_ml[-1] > GAP_FRACTION * np.ptp(curve)
+        first = float(lv_ml[0]) if jumps else -np.inf
+        ed_frame = _fullest(np.where(barred, -np.inf, curve), first, np.ptp(curve))
     if es_frame is None:
         emptiest_first = np.where(missing, np.inf, curve)
         emptiest_first[ed_frame] = np.inf
@@ -75,11 +86,19 @@ def find_phases(
     return Phases(ed_frame, es_frame)
 
 
-def _fullest(curve: np.ndarray, span: float) -> int:
-    """Return the end-diastolic phase of a smoothed curve, -inf where a phase cannot be chosen."""
+def _fullest(curve: np.ndarray, first: float, span: float) -> int:
+    """Return the end-diastolic phase.
+
+    Args:
+        curve: smoothed volumes, -inf where a phase cannot be chosen.
+        first: frame 0's own volume where the cine leaves out the end of the beat, else -inf.
+        span: the smoothed curve's range.
+    """
     count, largest = len(curve), int(curve.argmax())
-    full = curve >= curve[largest] - PLATEAU_FRACTION * span
-    if full.all():
+    enough = curve[largest] - PLATEAU_FRACTION * span
+    full = curve >= enough
+    near = min(largest, count - largest) <= NEAR_FRACTION * count
+    if full.all() or (near and first >= enough):
         return 0
     # The run of full phases around the largest, in the order of the cycle.
     steps = np.arange(count)
