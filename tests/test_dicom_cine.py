@@ -564,6 +564,22 @@ def test_files_that_are_no_dicom(tmp_path, name, content, problems):
     assert all(part in problem for part, problem in zip(problems, found.problems, strict=True))
 
 
+@pytest.mark.parametrize("hidden", ["._{}", ".Trashes/{}"])
+def test_hidden_files_are_passed_over(tmp_path, hidden):
+    for path in add(tmp_path):
+        beside = path.parent / hidden.format(path.name)
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + b"\0" * 100)
+    assert np.array_equal(only(scan(tmp_path)).read().array, ARRAY)
+
+
+def test_a_hidden_folder_above_or_a_hidden_file_named_by_itself_is_read(tmp_path):
+    path = add(tmp_path / ".cache", layout="enhanced")[0]
+    assert np.array_equal(only(scan(tmp_path / ".cache")).read().array, ARRAY)
+    hidden = path.rename(path.parent / ".study.dcm")
+    assert np.array_equal(only(scan(hidden)).read().array, ARRAY)
+
+
 def test_folders_without_a_cine(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         scan(tmp_path / "nowhere")

@@ -14,6 +14,7 @@ from pydicom import config
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from cardiac_cine.cine import Patient
 from cardiac_cine.datasets import dicom_attributes as attributes
 from cardiac_cine.datasets.dicom_errors import UNREADABLE, one_line, quiet_pydicom
+from cardiac_cine.files import is_hidden
 
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *MULTI_FRAME)
@@ -165,7 +167,7 @@ def read_files(root: Path) -> tuple[list[Header], dict[str, list[Plane]], list[s
     """Read the headers of all DICOM files below a folder, at any depth, whatever their names, or of one file.
 
     Args:
-        root: is searched; DICOMDIRs and files of other formats are passed over.
+        root: is searched; hidden files below it, DICOMDIRs and files of other formats are passed over.
 
     Returns:
         Every file's header; the planes of the MR images among them by SOPInstanceUID, of several copies of a file the
@@ -174,7 +176,7 @@ def read_files(root: Path) -> tuple[list[Header], dict[str, list[Plane]], list[s
     headers: list[Header] = []
     planes: dict[str, list[Plane]] = {}
     problems: list[str] = []
-    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and not is_hidden(p, root))
     with quiet_pydicom():
         for path in tqdm(paths, "headers", disable=None, leave=False):
             try:
