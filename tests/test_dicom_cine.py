@@ -8,7 +8,13 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.fileset import FileSet
-from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from cardiac_cine.datasets.dicom_cine import Scan, scan
 from cardiac_cine.datasets.phantom import PhantomSpec, render
@@ -608,6 +614,30 @@ def test_compressed_pixels(tmp_path, layout, syntax):
     for path in add(tmp_path, layout=layout):
         edit(path, lambda ds: ds.compress(syntax, generate_instance_uid=False))
     assert np.array_equal(only(scan(tmp_path)).read().array, ARRAY)
+
+
+@pytest.mark.parametrize("layout", ["phase_major", "enhanced"])
+def test_deflated_files(tmp_path, layout):
+    paths = add(tmp_path, layout=layout)
+    for path in paths:
+        edit(path, lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
+    assert np.array_equal(only(scan(tmp_path)).read().array, ARRAY)
+    paths[0].write_bytes(paths[0].read_bytes()[:-100])
+    assert f"{paths[0]}: not readable as DICOM" in scan(tmp_path).problems[0]
+
+
+@pytest.mark.parametrize("layout", ["phase_major", "enhanced"])
+def test_deflated_files_without_pixels_are_refused(tmp_path, layout):
+    for path in add(tmp_path, layout=layout):
+        edit(path, strip_and_deflate)
+    stack = only(scan(tmp_path))
+    with pytest.raises(InputError, match="pixels not readable as Deflated Explicit VR Little Endian"):
+        stack.read()
+
+
+def strip_and_deflate(ds):
+    del ds.PixelData
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
 
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless])

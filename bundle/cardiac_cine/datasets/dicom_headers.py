@@ -209,8 +209,10 @@ def _read(path: Path) -> tuple[Header, list[Plane]] | None:
     """Return a file's header and its planes; None for a DICOMDIR."""
     with path.open("rb") as stream:
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
-        behind = path.stat().st_size - stream.tell()
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")), config.IGNORE)
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")), config.IGNORE)
+        # A deflated file is inflated as a whole, which fails where it is truncated; nothing is left to count then.
+        deflated = syntax == DeflatedExplicitVRLittleEndian
+        behind = math.inf if deflated else path.stat().st_size - stream.tell()
     ds = attributes.values(dataset)
     sop_class = attributes.text(ds, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if sop_class == MediaStorageDirectoryStorage:
@@ -221,7 +223,7 @@ def _read(path: Path) -> tuple[Header, list[Plane]] | None:
     return header, list(_frames(ds, header) if sop_class in MULTI_FRAME else [_plane(header, None, [ds])])
 
 
-def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, behind: int) -> Header:
+def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, behind: float) -> Header:
     patient, remarks = attributes.patient(ds)
     size = (int(attributes.number(ds, "Columns", 0)), int(attributes.number(ds, "Rows", 0)))
     bits = (int(attributes.number(ds, "BitsAllocated", 16)), int(attributes.number(ds, "BitsStored", 16)))
