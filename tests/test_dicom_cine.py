@@ -305,6 +305,24 @@ def test_of_two_equal_stacks_the_larger_is_taken(tmp_path):
     assert reasons(found) == {"5 'a'": "another cine stack; it has 20 images, the other 16"}
 
 
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [((9, 8), "has the lower number"), ((7, 7), "comes first by the names of its files")],
+)
+def test_of_two_stacks_of_as_many_images_the_first_is_taken(tmp_path, numbers, why):
+    descriptions = ("sax post", "sax pre") if numbers[0] > numbers[1] else ("sax pre", "sax post")
+    for folder, number, description in zip("ab", numbers, descriptions, strict=True):
+        array = ARRAY if description == "sax pre" else 4095 - ARRAY
+        add(tmp_path / folder, array, series=replace(CINE, number=number, description=description))
+    found = scan(tmp_path)
+    cine = only(found).read()
+    assert np.array_equal(cine.array, ARRAY)
+    first, other = f"{numbers[1]} 'sax pre'", f"{numbers[0]} 'sax post'"
+    why = f"both have 20 images, and series {first} {why}"
+    assert f"Series {first} was chosen before series {other}: {why}." in cine.remarks
+    assert reasons(found) == {other: f"another cine stack; {why}"}
+
+
 def test_an_axial_stack_is_taken_with_a_remark(tmp_path):
     add(tmp_path, affine=affine_of(angles=(0, 0, 0.1)), series=replace(CINE, description="cine"))
     remarks = only(scan(tmp_path)).read().remarks

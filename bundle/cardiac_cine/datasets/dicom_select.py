@@ -4,7 +4,8 @@ Every series is looked at for what rules it out: no MR magnitude images, a scout
 into families that one acquisition could have made: one plane, size, spacing, pulse sequence and name (without digits,
 which number slices and breath-holds). A family of at least three parallel slices 4 to 15 mm apart and at least two
 phases is a candidate. The short axis is no particular direction of the patient, so a direction refuses nothing; among
-several candidates those of original images go first, then those whose name says short axis, then those of most images.
+several candidates those of original images go first, then those whose name says short axis, then those of most images,
+then those of the lower series number.
 """
 
 from collections import defaultdict
@@ -92,7 +93,7 @@ def find_short_axis(
             candidates.append(family)
     if not candidates:
         return None, left_out
-    best = max(candidates, key=_preference)
+    best = min(candidates, key=_rank)
     _check_complete(best, candidates, usable)
     remarks = list(best.remarks)
     for other in candidates:
@@ -242,17 +243,28 @@ def _differences(plane: Plane, expected: Plane) -> str:
     return "; ".join(differences)
 
 
-def _preference(family: Family) -> tuple[bool, bool, int]:
-    return not _derived(family.planes[0]), dicom_series.says_short_axis(family.name), len(family.planes)
+def _rank(family: Family) -> tuple[bool, bool, int, int, str]:
+    """Return what candidates are ordered by, the best one's lowest."""
+    headers = [plane.header for plane in family.planes]
+    return (
+        _derived(family.planes[0]),
+        not dicom_series.says_short_axis(family.name),
+        -len(family.planes),
+        min(header.series_number for header in headers),
+        min(str(header.path) for header in headers),
+    )
 
 
 def _why(best: Family, other: Family) -> str:
-    ours, theirs = _preference(best), _preference(other)
+    ours, theirs = _rank(best), _rank(other)
     if ours[0] != theirs[0]:
         return "its images are original"
     if ours[1] != theirs[1]:
         return "its description says short axis"
-    return f"it has {ours[2]} images, the other {theirs[2]}"
+    if ours[2] != theirs[2]:
+        return f"it has {-ours[2]} images, the other {-theirs[2]}"
+    first = "has the lower number" if ours[3] != theirs[3] else "comes first by the names of its files"
+    return f"both have {-ours[2]} images, and series {best.series} {first}"
 
 
 def _looks(family: Family) -> list[str]:
