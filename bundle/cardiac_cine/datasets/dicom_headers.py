@@ -78,7 +78,8 @@ class Header:
         size: columns and rows.
         bits: allocated and stored for a pixel, and whether pixels are signed.
         photometric: PhotometricInterpretation.
-        sequence: what tells one pulse sequence from another.
+        sequence: what tells one pulse sequence from another, in words.
+        echo_ms: EchoTime.
         phase_contrast: the image encodes flow.
         saturation_recovery: as perfusion does.
         rr_ms: length of the cycle.
@@ -103,6 +104,7 @@ class Header:
     bits: tuple[int, int, bool]
     photometric: str
     sequence: tuple[str, ...]
+    echo_ms: float
     phase_contrast: bool
     saturation_recovery: bool
     rr_ms: float
@@ -266,7 +268,8 @@ def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, 
         size=size,
         bits=(*bits, attributes.number(ds, "PixelRepresentation", 0) == 1),
         photometric=attributes.text(ds, "PhotometricInterpretation"),
-        sequence=(*(attributes.text(ds, keyword) for keyword in keywords), f"{attributes.number(ds, 'EchoTime'):.1f}"),
+        sequence=tuple(attributes.text(ds, keyword) for keyword in keywords),
+        echo_ms=attributes.number(ds, "EchoTime"),
         phase_contrast=attributes.text(ds, "PhaseContrast") == "YES",
         saturation_recovery=attributes.text(ds, "SaturationRecovery") == "YES",
         rr_ms=attributes.rr_ms(_cycle_sources(ds)),
