@@ -8,7 +8,13 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.fileset import FileSet
-from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from cardiac_cine.datasets.dicom_cine import Scan, scan
 from cardiac_cine.datasets.phantom import PhantomSpec, render
@@ -299,6 +305,24 @@ def test_of_two_equal_stacks_the_larger_is_taken(tmp_path):
     assert reasons(found) == {"5 'a'": "another cine stack; it has 20 images, the other 16"}
 
 
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [((9, 8), "has the lower number"), ((7, 7), "comes first by the names of its files")],
+)
+def test_of_two_stacks_of_as_many_images_the_first_is_taken(tmp_path, numbers, why):
+    descriptions = ("sax post", "sax pre") if numbers[0] > numbers[1] else ("sax pre", "sax post")
+    for folder, number, description in zip("ab", numbers, descriptions, strict=True):
+        array = ARRAY if description == "sax pre" else 4095 - ARRAY
+        add(tmp_path / folder, array, series=replace(CINE, number=number, description=description))
+    found = scan(tmp_path)
+    cine = only(found).read()
+    assert np.array_equal(cine.array, ARRAY)
+    first, other = f"{numbers[1]} 'sax pre'", f"{numbers[0]} 'sax post'"
+    why = f"both have 20 images, and series {first} {why}"
+    assert f"Series {first} was chosen before series {other}: {why}." in cine.remarks
+    assert reasons(found) == {other: f"another cine stack; {why}"}
+
+
 def test_an_axial_stack_is_taken_with_a_remark(tmp_path):
     add(tmp_path, affine=affine_of(angles=(0, 0, 0.1)), series=replace(CINE, description="cine"))
     remarks = only(scan(tmp_path)).read().remarks
@@ -564,6 +588,22 @@ def test_files_that_are_no_dicom(tmp_path, name, content, problems):
     assert all(part in problem for part, problem in zip(problems, found.problems, strict=True))
 
 
+@pytest.mark.parametrize("hidden", ["._{}", ".Trashes/{}"])
+def test_hidden_files_are_passed_over(tmp_path, hidden):
+    for path in add(tmp_path):
+        beside = path.parent / hidden.format(path.name)
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + b"\0" * 100)
+    assert np.array_equal(only(scan(tmp_path)).read().array, ARRAY)
+
+
+def test_a_hidden_folder_above_or_a_hidden_file_named_by_itself_is_read(tmp_path):
+    path = add(tmp_path / ".cache", layout="enhanced")[0]
+    assert np.array_equal(only(scan(tmp_path / ".cache")).read().array, ARRAY)
+    hidden = path.rename(path.parent / ".study.dcm")
+    assert np.array_equal(only(scan(hidden)).read().array, ARRAY)
+
+
 def test_folders_without_a_cine(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         scan(tmp_path / "nowhere")
@@ -592,6 +632,30 @@ def test_compressed_pixels(tmp_path, layout, syntax):
     for path in add(tmp_path, layout=layout):
         edit(path, lambda ds: ds.compress(syntax, generate_instance_uid=False))
     assert np.array_equal(only(scan(tmp_path)).read().array, ARRAY)
+
+
+@pytest.mark.parametrize("layout", ["phase_major", "enhanced"])
+def test_deflated_files(tmp_path, layout):
+    paths = add(tmp_path, layout=layout)
+    for path in paths:
+        edit(path, lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
+    assert np.array_equal(only(scan(tmp_path)).read().array, ARRAY)
+    paths[0].write_bytes(paths[0].read_bytes()[:-100])
+    assert f"{paths[0]}: not readable as DICOM" in scan(tmp_path).problems[0]
+
+
+@pytest.mark.parametrize("layout", ["phase_major", "enhanced"])
+def test_deflated_files_without_pixels_are_refused(tmp_path, layout):
+    for path in add(tmp_path, layout=layout):
+        edit(path, strip_and_deflate)
+    stack = only(scan(tmp_path))
+    with pytest.raises(InputError, match="pixels not readable as Deflated Explicit VR Little Endian"):
+        stack.read()
+
+
+def strip_and_deflate(ds):
+    del ds.PixelData
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
 
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless])

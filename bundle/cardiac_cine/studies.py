@@ -10,6 +10,7 @@ from cardiac_cine.cine import Cine
 from cardiac_cine.cine_files import SUFFIXES, case_name, is_image_file, read_cine
 from cardiac_cine.datasets import dicom_cine
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import is_hidden
 
 # References and earlier results lie beside images under these endings.
 _NO_IMAGE = ("_gt", "_seg", "_label")
@@ -60,9 +61,9 @@ def find_studies(path: Path | str) -> Found:
 
     Args:
         path: an image file as :func:`cardiac_cine.cine_files.read_cine` takes, a DICOM file, or a folder of image files
-            and DICOM studies at any depth. Below a folder, hidden files and names that end in _gt, _seg or _label are
-            no images. An image whose name another study has, too, is named by its path below the folder, such as
-            sub1_sa for ``sub1/sa.nii``.
+            and DICOM studies at any depth. Below a folder, hidden files are passed over, and names that end in _gt,
+            _seg or _label are no images. An image whose name another study has, too, is named by its path below the
+            folder, such as sub1_sa for ``sub1/sa.nii``.
 
     Raises:
         InputError: there is no such path, or nothing at it that could be a cine.
@@ -133,8 +134,8 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _is_candidate(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.is_file() and is_image_file(path) and not hidden and not case_name(path).endswith(_NO_IMAGE)
+    visible = path.is_file() and not is_hidden(path, root)
+    return visible and is_image_file(path) and not case_name(path).endswith(_NO_IMAGE)
 
 
 def _same_names(studies: list[Study]) -> tuple[list[str], list[Study]]:

@@ -14,6 +14,7 @@ from pydicom import config
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from cardiac_cine.cine import Patient
 from cardiac_cine.datasets import dicom_attributes as attributes
 from cardiac_cine.datasets.dicom_errors import UNREADABLE, one_line, quiet_pydicom
+from cardiac_cine.files import is_hidden
 
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *MULTI_FRAME)
@@ -76,7 +78,8 @@ class Header:
         size: columns and rows.
         bits: allocated and stored for a pixel, and whether pixels are signed.
         photometric: PhotometricInterpretation.
-        sequence: what tells one pulse sequence from another.
+        sequence: what tells one pulse sequence from another, in words.
+        echo_ms: EchoTime.
         phase_contrast: the image encodes flow.
         saturation_recovery: as perfusion does.
         rr_ms: length of the cycle.
@@ -101,6 +104,7 @@ class Header:
     bits: tuple[int, int, bool]
     photometric: str
     sequence: tuple[str, ...]
+    echo_ms: float
     phase_contrast: bool
     saturation_recovery: bool
     rr_ms: float
@@ -165,7 +169,7 @@ def read_files(root: Path) -> tuple[list[Header], dict[str, list[Plane]], list[s
     """Read the headers of all DICOM files below a folder, at any depth, whatever their names, or of one file.
 
     Args:
-        root: is searched; DICOMDIRs and files of other formats are passed over.
+        root: is searched; hidden files below it, DICOMDIRs and files of other formats are passed over.
 
     Returns:
         Every file's header; the planes of the MR images among them by SOPInstanceUID, of several copies of a file the
@@ -174,7 +178,7 @@ def read_files(root: Path) -> tuple[list[Header], dict[str, list[Plane]], list[s
     headers: list[Header] = []
     planes: dict[str, list[Plane]] = {}
     problems: list[str] = []
-    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and not is_hidden(p, root))
     with quiet_pydicom():
         for path in tqdm(paths, "headers", disable=None, leave=False):
             try:
@@ -207,8 +211,10 @@ def _read(path: Path) -> tuple[Header, list[Plane]] | None:
     """Return a file's header and its planes; None for a DICOMDIR."""
     with path.open("rb") as stream:
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
-        behind = path.stat().st_size - stream.tell()
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")), config.IGNORE)
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")), config.IGNORE)
+        # A deflated file is inflated as a whole, which fails where it is truncated; nothing is left to count then.
+        deflated = syntax == DeflatedExplicitVRLittleEndian
+        behind = math.inf if deflated else path.stat().st_size - stream.tell()
     ds = attributes.values(dataset)
     sop_class = attributes.text(ds, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
     if sop_class == MediaStorageDirectoryStorage:
@@ -219,7 +225,7 @@ def _read(path: Path) -> tuple[Header, list[Plane]] | None:
     return header, list(_frames(ds, header) if sop_class in MULTI_FRAME else [_plane(header, None, [ds])])
 
 
-def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, behind: int) -> Header:
+def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, behind: float) -> Header:
     patient, remarks = attributes.patient(ds)
     size = (int(attributes.number(ds, "Columns", 0)), int(attributes.number(ds, "Rows", 0)))
     bits = (int(attributes.number(ds, "BitsAllocated", 16)), int(attributes.number(ds, "BitsStored", 16)))
@@ -262,7 +268,8 @@ def _header(ds: attributes.Attributes, path: Path, sop_class: str, syntax: UID, 
         size=size,
         bits=(*bits, attributes.number(ds, "PixelRepresentation", 0) == 1),
         photometric=attributes.text(ds, "PhotometricInterpretation"),
-        sequence=(*(attributes.text(ds, keyword) for keyword in keywords), f"{attributes.number(ds, 'EchoTime'):.1f}"),
+        sequence=tuple(attributes.text(ds, keyword) for keyword in keywords),
+        echo_ms=attributes.number(ds, "EchoTime"),
         phase_contrast=attributes.text(ds, "PhaseContrast") == "YES",
         saturation_recovery=attributes.text(ds, "SaturationRecovery") == "YES",
         rr_ms=attributes.rr_ms(_cycle_sources(ds)),

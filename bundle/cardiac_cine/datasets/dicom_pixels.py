@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydicom import config
+from pydicom import config, dcmread
 from pydicom.pixels import get_decoder, iter_pixels
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from cardiac_cine.datasets.dicom_errors import UNREADABLE, one_line
 from cardiac_cine.datasets.dicom_headers import Plane
@@ -56,7 +56,9 @@ def _decoded(path: Path, syntax: UID, planes: Sequence[Plane]) -> Iterator[np.nd
         yield from _decoded_by_itk(path, planes)
         return
     indices = None if planes[0].frame_number is None else [(plane.frame_number or 1) - 1 for plane in planes]
-    for plane, pixels in zip(planes, iter_pixels(path, indices=indices, raw=True), strict=True):
+    # pydicom seeks pixels in the file, where those of a deflated one do not lie.
+    source = dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path
+    for plane, pixels in zip(planes, iter_pixels(source, indices=indices, raw=True), strict=True):
         if (plane.slope, plane.intercept) == (1, 0):
             yield pixels.T
         else:
