@@ -116,6 +116,22 @@ def test_results_of_another_study_are_not_replaced_unasked(segmenter, tmp_path):
     assert content_of(out, "a")["source"] == str(second)
 
 
+def test_another_study_in_dicom_is_another_at_the_same_place_too(segmenter, tmp_path):
+    place, out = tmp_path / "inbox", tmp_path / "out"
+    uids = []
+    for seed in (1, 2):
+        shutil.rmtree(place, ignore_errors=True)
+        write_dicom(phantom(), place, layout="enhanced", patient_id="ANON", seed=seed)
+        found = find_studies(place)
+        uids.append(found.studies[0].stack.header.study_uid)
+        [outcome] = Workflow(segmenter, out, QUICK).run(found).outcomes
+    [reason] = outcome.reasons
+    assert f"{place} (StudyInstanceUID {uids[0]}); expected another output_dir" in reason
+    assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[0]
+    Workflow(segmenter, out, {**QUICK, "overwrite": True}).run(found).check()
+    assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[1]
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
 def test_a_study_with_unreadable_measurements_is_not_finished(segmenter, tmp_path, damage):
     path = write_stack(tmp_path / "a.nii.gz", SMALL)
