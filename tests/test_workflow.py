@@ -313,6 +313,43 @@ def test_an_interruption_leaves_a_summary_of_what_is_done(segmenter, tmp_path):
         run.check()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interruption_keeps_finished_studies_in_the_tables(segmenter, tmp_path, monkeypatch, overwrite):
+    for number, name in enumerate("abcde"):
+        write_stack(tmp_path / "data" / f"{name}.nii.gz", np.roll(SMALL, number, 0))
+    out = tmp_path / "out"
+    first = Workflow(segmenter, out, {"agreement": False})
+    for name in "cde":
+        first.run(find_studies(tmp_path / "data" / f"{name}.nii.gz")).check()
+    write_stack(tmp_path / "data" / "e.nii.gz", SMALL[::-1])
+
+    def interrupt(cine):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmenter, "segment_cine", interrupt)
+    run = Workflow(segmenter, out, {"agreement": False, "overwrite": overwrite}).run(find_studies(tmp_path / "data"))
+    assert run.interrupted and statuses(run) == {"c": "skipped", "d": "skipped"}
+    assert [study.name for study in run.not_reached] == ["a", "b", "e"]
+    with (out / "measurements.csv").open(newline="") as stream:
+        assert [(row["case"], row["status"]) for row in csv.DictReader(stream)] == [("c", "done"), ("d", "done")]
+    assert "2 studies" in (out / "index.html").read_text()
+
+
+def test_another_interruption_ends_the_search_for_finished_studies(segmenter, tmp_path, monkeypatch):
+    for number, name in enumerate("ab"):
+        write_stack(tmp_path / "data" / f"{name}.nii.gz", np.roll(SMALL, number, 0))
+    workflow = Workflow(segmenter, tmp_path / "out", QUICK)
+    workflow.run(find_studies(tmp_path / "data")).check()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cardiac_cine.workflow.fingerprint", interrupt)
+    run = workflow.run(find_studies(tmp_path / "data"))
+    assert run.interrupted and run.outcomes == ()
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["studies"] == []
+
+
 class Flickering:
     """Answers with masks of a beating heart that lost a slice in one phase."""
 

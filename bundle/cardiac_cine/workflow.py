@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from cardiac_cine.measurements import Measurements, ef_category, measure
 from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
 from cardiac_cine.quality import quality_flags
+from cardiac_cine.runs import DONE, FAILED, SKIPPED, Outcome, Run
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, unmatched
 from cardiac_cine.tables import write_table
@@ -41,7 +43,6 @@ DICOM_SR = "{case}_sr.dcm"
 TABLE = "measurements.csv"
 COHORT = "index.html"
 SUMMARY = "segment.json"
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
 @dataclass(frozen=True)
@@ -82,60 +83,6 @@ class Options:
             raise InputError(f"ed_frame and es_frame are both {self.ed_frame}, expected two different phases")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one study.
-
-    Attributes:
-        name: the case.
-        source: where it comes from.
-        status: "done", "skipped" where an earlier run had finished it, or "failed".
-        reasons: why it failed.
-        unexpected: it failed for another reason than its input.
-    """
-
-    name: str
-    source: Path
-    status: str
-    reasons: tuple[str, ...] = ()
-    unexpected: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """What became of all studies.
-
-    Attributes:
-        outcomes: of the studies reached, in order.
-        not_reached: those that an interruption left undone.
-        problems: what should have been a study and is none.
-        left_out: series that are no short-axis cine.
-        interrupted: stopped from outside.
-        not_used: cases of tables beside the studies that are no study's, one sentence for each table.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    not_reached: tuple[Study, ...]
-    problems: tuple[str, ...]
-    left_out: tuple[str, ...]
-    interrupted: bool
-    not_used: tuple[str, ...] = ()
-
-    def count(self, status: str) -> int:
-        """Return how many studies have a status."""
-        return sum(outcome.status == status for outcome in self.outcomes)
-
-    def failures(self) -> list[str]:
-        """Return why studies failed, one sentence for each reason."""
-        return [*(reason for outcome in self.outcomes for reason in outcome.reasons), *self.problems]
-
-    def check(self) -> None:
-        """Raise InputError with all failures, if there are any, for a caller that has no exit code of its own."""
-        if self.failures() or self.interrupted:
-            summary = f"{self.count(FAILED)} of {len(self.outcomes) + len(self.not_reached)} studies failed"
-            raise InputError(self.failures() or ["interrupted"], summary)
-
-
 class Workflow:
     """Segments studies into a folder.
 
@@ -168,13 +115,14 @@ class Workflow:
             "versions": versions(),
         }
 
-    def run(self, found: Found, *, reference: Mapping[str, Any] | None = None) -> "Run":
+    def run(self, found: Found, *, reference: Mapping[str, Any] | None = None) -> Run:
         """Segment all studies; one that fails does not keep the others from being done.
 
-        Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached, flagged ones first and
-        failed ones last, with a row for each problem with files that make no study. ``index.html`` shows the same where
-        reports are wanted, and ``segment.json`` says what was done with which weights and versions, and which cases of
-        the reference and of the patients are no study's.
+        Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached or finished before,
+        flagged ones first and failed ones last, with a row for each problem with files that make no study. Results of
+        studies that are not among those found are left in the folder and out of the tables. ``index.html`` shows the
+        same where reports are wanted, and ``segment.json`` says what was done with which weights and versions, and
+        which cases of the reference and of the patients are no study's.
 
         Args:
             found: the studies.
@@ -189,13 +137,16 @@ class Workflow:
         except KeyboardInterrupt:
             interrupted = True
         not_reached = found.studies[len(outcomes) :]
+        finished = self._finished(not_reached)
+        outcomes += [Outcome(study.name, study.source, SKIPPED) for study in finished]
+        not_reached = tuple(study for study in not_reached if study not in finished)
         tables = {"patients_csv": self.options.patients, "reference_csv": reference or {}}
         not_used = tuple(filter(None, (unmatched(name, cases, found.studies) for name, cases in tables.items())))
         run = Run(tuple(outcomes), not_reached, found.problems, found.left_out, interrupted, not_used)
         self._summarise(run, reference)
         return run
 
-    def _summarise(self, run: "Run", reference: Mapping[str, Any] | None) -> None:
+    def _summarise(self, run: Run, reference: Mapping[str, Any] | None) -> None:
         rows = [self._row(outcome) for outcome in run.outcomes]
         rows += [_failed_row("", "", [problem]) for problem in run.problems]
         rows.sort(key=lambda row: (row["status"] == FAILED, not row["quality_flags"], row["case"]))
@@ -217,7 +168,7 @@ class Workflow:
 
     def _outcome(self, study: Study) -> Outcome:
         try:
-            current = fingerprint(study, self._settings(study.name))
+            current = self._fingerprint(study)
             if not self.options.overwrite and self._is_finished(study, current):
                 return Outcome(study.name, study.source, SKIPPED)
             self._process(study, current)
@@ -300,14 +251,24 @@ class Workflow:
             seg = write_seg(cine, masks, folder / DICOM_SEG.format(case=cine.name), phases=phases, software=software)
             write_sr(cine, found, flags, folder / DICOM_SR.format(case=cine.name), seg=seg, software=software)
 
-    def _settings(self, case: str) -> dict[str, Any]:
-        """Return what a study's results depend on besides its files."""
-        return {
+    def _fingerprint(self, study: Study) -> dict[str, Any]:
+        settings = {
             "weights_sha256": self.model,
             "version": versions()["cardiac_cine"],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "patients")},
-            "patient": plain(asdict(self.options.patients.get(case, Known()))),
+            "patient": plain(asdict(self.options.patients.get(study.name, Known()))),
         }
+        return fingerprint(study, settings)
+
+    def _finished(self, studies: Sequence[Study]) -> list[Study]:
+        """Return the studies, not reached, whose results are there; another interruption ends the search."""
+        finished = []
+        with suppress(KeyboardInterrupt):
+            for study in studies:
+                with suppress(InputError):
+                    if self._read(study.name) and self._is_finished(study, self._fingerprint(study)):
+                        finished.append(study)
+        return finished
 
     def _is_finished(self, study: Study, current: Mapping[str, Any]) -> bool:
         """Tell whether a study's results are there; raise InputError where another study's are."""
