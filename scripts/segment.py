@@ -57,7 +57,7 @@ def segment(
         stabilise: replace slices that jump out and back within one phase; --nostabilise leaves them as they are.
         agreement: look at ED and ES mirrored and in another contrast, for the flag of low confidence; --noagreement
             saves the time.
-        report: write HTML reports; --noreport leaves them out.
+        report: write HTML reports; --noreport leaves them out, and removes an earlier run's.
         overwrite: do finished studies again, and replace other studies' results of the same name.
     """
     from cardiac_cine.studies import find_studies

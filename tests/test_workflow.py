@@ -267,8 +267,10 @@ def test_what_an_earlier_run_wrote_and_this_one_does_not_is_gone(segmenter, tmp_
     always = {"a_measurements.json", "a_seg.nii.gz", "notes.txt"}
     named = {path.name for path in (out / "a").iterdir()}
     assert named == always | {"a_report.html", "a_seg_dicom", "a_sr.dcm"}
+    assert (out / "index.html").is_file()
     Workflow(segmenter, out, QUICK).run(found).check()
     assert {path.name for path in (out / "a").iterdir()} == always
+    assert not (out / "index.html").exists()
     with (out / "measurements.csv").open(newline="") as stream:
         assert [row["report"] for row in csv.DictReader(stream)] == [""]
 

@@ -121,7 +121,7 @@ class Workflow:
         Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached or finished before,
         flagged ones first and failed ones last, with a row for each problem with files that make no study. Results of
         studies that are not among those found are left in the folder and out of the tables. ``index.html`` shows the
-        same where reports are wanted, and ``segment.json`` says what was done with which weights and versions, and
+        same where reports are wanted, and is taken away where not, and ``segment.json`` says what was done with which weights and versions, and
         which cases of the reference and of the patients are no study's.
 
         Args:
@@ -165,6 +165,8 @@ class Workflow:
         write_json(summary, self.output_dir / SUMMARY)
         if self.options.report:
             cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
+        else:  # an earlier run's shows other numbers, and leads to reports that are gone
+            (self.output_dir / COHORT).unlink(missing_ok=True)
 
     def _outcome(self, study: Study) -> Outcome:
         try:
