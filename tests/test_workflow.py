@@ -18,6 +18,7 @@ from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import RV
 from cardiac_cine.patients import Known
+from cardiac_cine.results import files_below
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
 from cardiac_cine.workflow import Options, Workflow, segment_study
@@ -130,6 +131,22 @@ def test_another_study_in_dicom_is_another_at_the_same_place_too(segmenter, tmp_
     assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[0]
     Workflow(segmenter, out, {**QUICK, "overwrite": True}).run(found).check()
     assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[1]
+
+
+def test_a_study_of_which_a_file_is_gone_is_not_finished(segmenter, tmp_path):
+    write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
+    found = find_studies(tmp_path / "data")
+    out = tmp_path / "out"
+    workflow = Workflow(segmenter, out, {"agreement": False, "dicom_seg": True})
+    workflow.run(found).check()
+    written = files_below(out / "a")
+    phases = [f"a_seg_dicom/phase{number:02d}_seg.dcm" for number in (1, 2, 3, 4)]
+    assert written == sorted(["a_measurements.json", "a_report.html", "a_seg.nii.gz", "a_sr.dcm", *phases])
+    assert statuses(workflow.run(found)) == {"a": "skipped"}
+    for name in ("a_report.html", "a_seg.nii.gz", phases[2]):
+        (out / "a" / name).unlink()
+        assert statuses(workflow.run(found)) == {"a": "done"}
+        assert files_below(out / "a") == written
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])

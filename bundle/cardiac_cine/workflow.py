@@ -1,8 +1,6 @@
 """From studies to results: segment, measure, flag, report; one study after the other, each whole or not at all."""
 
-import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +25,17 @@ from cardiac_cine.measurements import Measurements, ef_category, measure
 from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
 from cardiac_cine.quality import quality_flags
+from cardiac_cine.results import (
+    DICOM_SEG,
+    DICOM_SR,
+    FILES,
+    MEASUREMENTS,
+    REPORT,
+    all_there,
+    files_below,
+    publish,
+    read_measurements,
+)
 from cardiac_cine.runs import DONE, FAILED, SKIPPED, Outcome, Run
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, unmatched
@@ -36,10 +45,6 @@ from cardiac_cine.weights import sha256, versions
 
 logger = logging.getLogger(__name__)
 
-MEASUREMENTS = "{case}_measurements.json"
-REPORT = "{case}_report.html"
-DICOM_SEG = "{case}_seg_dicom"
-DICOM_SR = "{case}_sr.dcm"
 TABLE = "measurements.csv"
 COHORT = "index.html"
 SUMMARY = "segment.json"
@@ -87,8 +92,9 @@ class Workflow:
     """Segments studies into a folder.
 
     Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
-    ``CASE/CASE_report.html``. The measurements are written last: with them a study is finished, and another run with
-    files of the same content, wherever they lie, the same weights and options leaves it alone. What another study of
+    ``CASE/CASE_report.html``. The measurements are written last and list the others: with all of them a study is
+    finished, and another run with files of the same content, wherever they lie, the same weights and options leaves it
+    alone. What another study of
     the same case name left there is not replaced unless ``overwrite`` says so.
 
     Args:
@@ -121,8 +127,8 @@ class Workflow:
         Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached or finished before,
         flagged ones first and failed ones last, with a row for each problem with files that make no study. Results of
         studies that are not among those found are left in the folder and out of the tables. ``index.html`` shows the
-        same where reports are wanted, and is taken away where not, and ``segment.json`` says what was done with which weights and versions, and
-        which cases of the reference and of the patients are no study's.
+        same where reports are wanted; where not, an earlier one is removed. ``segment.json`` says what was done with
+        which weights and versions, and which cases of the reference and of the patients are no study's.
 
         Args:
             found: the studies.
@@ -219,9 +225,10 @@ class Workflow:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
             self._write(cine, masks, found, flags, uncertainty, Path(staging))
-            write_json(content, Path(staging) / cine.name / MEASUREMENTS.format(case=cine.name))
-            names = [name.format(case=cine.name) for name in (MEASUREMENTS, REPORT, DICOM_SEG, DICOM_SR)]
-            _publish(Path(staging) / cine.name, self.output_dir / cine.name, names)
+            folder = Path(staging) / cine.name
+            content[FILES] = files_below(folder)
+            write_json(content, folder / MEASUREMENTS.format(case=cine.name))
+            publish(folder, self.output_dir / cine.name)
 
     def _check_frames(self, cine: Cine) -> None:
         frames = {"ed_frame": self.options.ed_frame, "es_frame": self.options.es_frame}
@@ -268,37 +275,34 @@ class Workflow:
         with suppress(KeyboardInterrupt):
             for study in studies:
                 with suppress(InputError):
-                    if self._read(study.name) and self._is_finished(study, self._fingerprint(study)):
+                    if read_measurements(self.output_dir / study.name) and self._is_finished(
+                        study, self._fingerprint(study)
+                    ):
                         finished.append(study)
         return finished
 
     def _is_finished(self, study: Study, current: Mapping[str, Any]) -> bool:
-        """Tell whether a study's results are there; raise InputError where another study's are."""
-        earlier = (self._read(study.name) or {}).get("fingerprint")
+        """Tell whether a study's results are there, all of them; raise InputError where another study's are."""
+        folder = self.output_dir / study.name
+        measurements = read_measurements(folder) or {}
+        earlier = measurements.get("fingerprint")
         other = other_study(earlier, current)
         if other:
             raise InputError(
-                f"{study.source}: {self.output_dir / study.name} holds the results of another study of the same case "
-                f"name, {other}; expected another output_dir, or --overwrite to replace them"
+                f"{study.source}: {folder} holds the results of another study of the same case name, {other}; expected "
+                "another output_dir, or --overwrite to replace them"
             )
-        return same_results(earlier, current)
-
-    def _read(self, case: str) -> dict[str, Any] | None:
-        path = self.output_dir / case / MEASUREMENTS.format(case=case)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
+        return same_results(earlier, current) and all_there(folder, measurements)
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         if outcome.status == FAILED:
             return _failed_row(outcome.name, str(outcome.source), outcome.reasons)
         report = Path(outcome.name) / REPORT.format(case=outcome.name)
         link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
+        measurements = read_measurements(self.output_dir / outcome.name) or {}
         # A finished study may have moved since.
         place = {"case": outcome.name, "source": str(outcome.source)}
-        return {"quality_flags": [], **(self._read(outcome.name) or {}), **place, **link, "status": DONE, "reasons": []}
+        return {"quality_flags": [], **measurements, **place, **link, "status": DONE, "reasons": []}
 
 
 def _failed_row(case: str, source: str, reasons: Sequence[str]) -> dict[str, Any]:
@@ -325,22 +329,3 @@ def segment_study(
         for phase in sorted({phase for _, phase in replaced}):
             masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
     return masks, replaced
-
-
-def _publish(staged: Path, folder: Path, names: Sequence[str]) -> None:
-    """Move a study's results into place, after taking away an earlier run's.
-
-    Args:
-        staged: holds what to move.
-        folder: where it goes.
-        names: what an earlier run may have left there and this one need not replace; the first says that a study is
-            finished, so it goes first and comes last.
-    """
-    folder.mkdir(exist_ok=True)
-    for earlier in (folder / name for name in names):
-        if earlier.is_dir():
-            shutil.rmtree(earlier)
-        else:
-            earlier.unlink(missing_ok=True)
-    for path in sorted(staged.iterdir(), key=lambda path: path.name == names[0]):
-        path.replace(folder / path.name)
