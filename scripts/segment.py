@@ -27,9 +27,9 @@ def segment(
     """Segment INPUT, one study or a folder of many, into OUTPUT_DIR.
 
     INPUT is a 3D or 4D image (.nii, .nii.gz, .mha, .mhd, .nrrd), a DICOM file or folder, or a folder that holds any
-    number of these at any depth. In a DICOM study the short-axis cine is found among the other series. CASE is an
-    image's file name, or a DICOM patient's id; images of one name in several folders are named by their path, such as
-    sub1_sa for sub1/sa.nii.
+    number of these at any depth, also behind links. In a DICOM study the short-axis cine is found among the other
+    series. CASE is an image's file name, or a DICOM patient's id; images of one name in several folders are named by
+    their path, such as sub1_sa for sub1/sa.nii.
 
     OUTPUT_DIR/CASE/CASE_seg.nii.gz has the masks on the input's grid, 3D or 4D: 0 background, 1 right ventricle,
     2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and of
