@@ -47,7 +47,8 @@ def segment(
         bundle_root: the bundle whose configs/inference.json and models/model.pt are used.
         ckpt_path: weights to use instead of the bundle's.
         device: cpu or cuda:0, for example. Default: the first GPU, and the CPU where there is none.
-        dicom_seg: for studies in DICOM, write a DICOM Segmentation of every phase and a Measurement Report, too.
+        dicom_seg: for studies in DICOM, write a DICOM Segmentation of every phase and a Measurement Report, too. Other
+            studies get the rest, and a remark.
         ed_frame: phase at end-diastole, counted from 0, instead of the one found; for all studies.
         es_frame: phase at end-systole, likewise.
         patients_csv: what the files do not say; columns case and any of sex, height_cm, weight_kg and heart_rate_bpm.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dicom_sources import phantom
+from pydicom import dcmread
 from test_images import heart, patch_header, write_stack
 from test_temporal import beating
 
@@ -21,7 +22,7 @@ from cardiac_cine.patients import Known
 from cardiac_cine.results import files_below
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
-from cardiac_cine.workflow import Options, Workflow, segment_study
+from cardiac_cine.workflow import NO_DICOM, Options, Workflow, segment_study
 
 # What these tests do not look at, left out for speed.
 QUICK = {"report": False, "agreement": False}
@@ -235,12 +236,50 @@ def test_the_masks_time_step_is_that_of_the_phases_times(segmenter, tmp_path, st
     assert image.header.get_zooms()[3] == pytest.approx(expected_s)
 
 
-def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
-    path = write_stack(tmp_path / "a.nii.gz", SMALL)
-    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(find_studies(path)).outcomes
-    assert (outcome.status, outcome.unexpected) == ("failed", False)
-    assert outcome.reasons == (f"{path}: expected DICOM files, since results in DICOM refer to their source images",)
-    assert not (tmp_path / "out" / "a").exists()
+def test_results_in_dicom_are_left_out_where_the_study_is_not_in_dicom(segmenter, tmp_path, caplog):
+    path = write_stack(tmp_path / "a.nii.gz", np.stack([SMALL] * 2, -1))
+    workflow = Workflow(segmenter, tmp_path / "out", {"agreement": False, "dicom_seg": True})
+    workflow.run(find_studies(path)).check()
+    folder = tmp_path / "out" / "a"
+    assert files_below(folder) == ["a_measurements.json", "a_report.html", "a_seg.nii.gz"]
+    assert content_of(tmp_path / "out", "a")["remarks"][-1] == NO_DICOM
+    assert not any(NO_DICOM in flag["reason"] for flag in content_of(tmp_path / "out", "a")["quality_flags"])
+    assert NO_DICOM in (folder / "a_report.html").read_text()
+    assert f"{path}: {NO_DICOM}" in caplog.text
+    assert statuses(workflow.run(find_studies(path))) == {"a": "skipped"}
+
+
+def change_files(folder, **values):
+    """Set attributes of all DICOM files in a folder; None removes them."""
+    for path in folder.rglob("*.dcm"):
+        image = dcmread(path)
+        for keyword, value in values.items():
+            if value is None:
+                delattr(image, keyword)
+            else:
+                setattr(image, keyword, value)
+        image.save_as(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*VR")
+def test_results_in_dicom_have_repaired_dates_and_times(segmenter, tmp_path):
+    write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
+    change_files(tmp_path / "data", StudyTime="10:15:00", PatientBirthDate="1970.01.02", StudyDate="in May")
+    Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(find_studies(tmp_path / "data")).check()
+    for name in ("a_sr.dcm", "a_seg_dicom/phase01_seg.dcm"):
+        written = dcmread(tmp_path / "out" / "a" / name)
+        assert (written.StudyTime, written.PatientBirthDate, written.StudyDate) == ("101500", "19700102", "")
+
+
+@pytest.mark.parametrize("layout", ["phase_major", "enhanced"])
+def test_files_that_results_in_dicom_cannot_refer_to_fail_before_segmentation(segmenter, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(segmenter, "segment_cine", None)
+    write_dicom(phantom(), tmp_path / "data", layout=layout, patient_id="a")
+    change_files(tmp_path / "data", FrameOfReferenceUID=None)
+    found = find_studies(tmp_path / "data")
+    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(found).outcomes
+    assert not outcome.unexpected
+    assert "FrameOfReferenceUID is missing, expected one for all slices" in outcome.reasons[0]
 
 
 def test_phases_that_there_are_not_fail_the_study_before_it_is_segmented(segmenter, tmp_path, monkeypatch):

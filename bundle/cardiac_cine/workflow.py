@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from cardiac_cine import cohort_report, study_report
 from cardiac_cine.cine import Cine
-from cardiac_cine.dicom_output import Software, check_sources
+from cardiac_cine.dicom_output import Software
+from cardiac_cine.dicom_planes import check_planes
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 TABLE = "measurements.csv"
 COHORT = "index.html"
 SUMMARY = "segment.json"
+NO_DICOM = "No results in DICOM are written, since they would refer to source images in DICOM and there are none."
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Options:
 
     Attributes:
         report: an HTML report for each cine, and a page over all studies.
-        dicom_seg: Segmentation objects for all phases and a Measurement Report; for studies in DICOM.
+        dicom_seg: Segmentation objects for all phases and a Measurement Report, for studies in DICOM; others get the
+            rest, with a remark.
         ed_frame: end-diastole, counted from 0, where a person has chosen it.
         es_frame: end-systole, likewise.
         stabilise: replace slices that jump out and back within one phase, see :mod:`cardiac_cine.temporal`.
@@ -191,8 +194,8 @@ class Workflow:
     def _process(self, study: Study, current: Mapping[str, Any]) -> None:
         cine = complete(study.read(), self.options.patients)
         self._check_frames(cine)
-        if self.options.dicom_seg:
-            check_sources(cine)
+        if self.options.dicom_seg and cine.instances:
+            check_planes(cine)
         masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
         found = measure(
             masks,
@@ -206,11 +209,15 @@ class Workflow:
         key_phases = (found.ed_frame, found.es_frame)
         uncertainty = self.segmenter.agreement(cine, key_phases) if self.options.agreement else None
         flags = quality_flags(masks, cine, found, uncertainty=uncertainty)
+        if self.options.dicom_seg and not cine.instances:
+            logger.warning("%s: %s", cine.source, NO_DICOM)
+            cine = replace(cine, remarks=(*cine.remarks, NO_DICOM))
         content = {
             "case": cine.name,
             "source": cine.source,
             "patient": vars(cine.patient),
             "about": cine.about,
+            "remarks": cine.remarks,
             "shape": cine.array.shape,
             "spacing_mm": cine.spacing_mm,
             "rr_ms": cine.rr_ms,
@@ -253,7 +260,7 @@ class Workflow:
         if self.options.report and is_cine:
             path = folder / REPORT.format(case=cine.name)
             study_report.write_report(cine, masks, found, flags, self.software, path, uncertainty=uncertainty)
-        if self.options.dicom_seg:
+        if self.options.dicom_seg and cine.instances:
             software = Software(model=self.model)
             names = {found.ed_frame: "end-diastole", found.es_frame: "end-systole"}
             phases = {phase: names.get(phase, f"phase {phase + 1}") for phase in range(cine.phases)}
