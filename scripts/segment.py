@@ -27,9 +27,9 @@ def segment(
     """Segment INPUT, one study or a folder of many, into OUTPUT_DIR.
 
     INPUT is a 3D or 4D image (.nii, .nii.gz, .mha, .mhd, .nrrd), a DICOM file or folder, or a folder that holds any
-    number of these at any depth. In a DICOM study the short-axis cine is found among the other series. CASE is an
-    image's file name, or a DICOM patient's id; images of one name in several folders are named by their path, such as
-    sub1_sa for sub1/sa.nii.
+    number of these at any depth, also behind links. In a DICOM study the short-axis cine is found among the other
+    series. CASE is an image's file name, or a DICOM patient's id; images of one name in several folders are named by
+    their path, such as sub1_sa for sub1/sa.nii.
 
     OUTPUT_DIR/CASE/CASE_seg.nii.gz has the masks on the input's grid, 3D or 4D: 0 background, 1 right ventricle,
     2 myocardium, 3 left ventricle. CASE_measurements.json has the volumes, ejection fractions and quality flags, and of
@@ -47,7 +47,8 @@ def segment(
         bundle_root: the bundle whose configs/inference.json and models/model.pt are used.
         ckpt_path: weights to use instead of the bundle's.
         device: cpu or cuda:0, for example. Default: the first GPU, and the CPU where there is none.
-        dicom_seg: for studies in DICOM, write a DICOM Segmentation of every phase and a Measurement Report, too.
+        dicom_seg: for studies in DICOM, write a DICOM Segmentation of every phase and a Measurement Report, too. Other
+            studies get the rest, and a remark.
         ed_frame: phase at end-diastole, counted from 0, instead of the one found; for all studies.
         es_frame: phase at end-systole, likewise.
         patients_csv: what the files do not say; columns case and any of sex, height_cm, weight_kg and heart_rate_bpm.
@@ -57,7 +58,7 @@ def segment(
         stabilise: replace slices that jump out and back within one phase; --nostabilise leaves them as they are.
         agreement: look at ED and ES mirrored and in another contrast, for the flag of low confidence; --noagreement
             saves the time.
-        report: write HTML reports; --noreport leaves them out.
+        report: write HTML reports; --noreport leaves them out, and removes an earlier run's.
         overwrite: do finished studies again, and replace other studies' results of the same name.
     """
     from cardiac_cine.studies import find_studies

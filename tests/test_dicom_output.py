@@ -34,6 +34,37 @@ def test_headers_come_without_pixels_and_with_what_anonymisers_drop(cine, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("StudyDate", "20240102", "20240102"),
+        ("StudyDate", "2024-01-02", "20240102"),
+        ("PatientBirthDate", "1970.01.02", "19700102"),
+        ("PatientBirthDate", "02.01.1970", ""),
+        ("PatientBirthDate", "19700000", ""),
+        ("PatientBirthDate", ["19700101", "19700102"], "19700101"),
+        ("StudyDate", "2024", ""),
+        ("StudyTime", "101500.123456", "101500.123456"),
+        ("StudyTime", "101500.1234567", "101500.123456"),
+        ("StudyTime", "10", "10"),
+        ("StudyTime", "10:15:00", "101500"),
+        ("StudyTime", "9:05", "0905"),
+        ("StudyTime", "256199", ""),
+        ("StudyTime", "noon", ""),
+        ("PatientBirthTime", "x", ""),
+        ("PatientSex", "male", ""),
+        ("PatientSex", "F", "F"),
+        ("PatientName", ["A^B", "C^D"], "A^B"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*VR")
+def test_dates_times_and_the_like_become_the_standards_or_empty(cine, tmp_path, keyword, value, expected):
+    image = dcmread(cine.instances[0][0].path)
+    setattr(image, keyword, value)
+    image.save_as(tmp_path / "a.dcm")
+    assert getattr(read_header(tmp_path / "a.dcm"), keyword) == expected
+
+
+@pytest.mark.parametrize(
     ("content", "message"), [(None, "a.dcm: not readable as DICOM"), (b"no DICOM", "a.dcm: not readable as DICOM")]
 )
 def test_unreadable_files_are_named(content, message, tmp_path):

@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+from dicom_sources import phantom
+from pydicom import dcmread
 
+from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
 from cardiac_cine.fingerprints import content_sha256, fingerprint, other_study, same_results
-from cardiac_cine.studies import Study
+from cardiac_cine.studies import Study, find_studies
 
 
 def write(path, content):
@@ -33,11 +36,18 @@ def test_a_fingerprint_has_content_place_and_settings(tmp_path, monkeypatch):
     assert found == {
         "content_sha256": content_sha256([path]),
         "source": str(tmp_path.resolve() / "a.nii"),
+        "study_instance_uid": "",
         "version": "1",
     }
 
 
-NOW = {"content_sha256": "c", "source": "/s", "version": "1"}
+def test_a_study_in_dicom_has_an_identity(tmp_path):
+    write_dicom(phantom(), tmp_path, layout="enhanced")
+    [study] = find_studies(tmp_path).studies
+    assert fingerprint(study, {})["study_instance_uid"] == dcmread(study.files[0]).StudyInstanceUID
+
+
+NOW = {"content_sha256": "c", "source": "/s", "study_instance_uid": "1.2", "version": "1"}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +59,9 @@ NOW = {"content_sha256": "c", "source": "/s", "version": "1"}
         (NOW | {"content_sha256": "d"}, False, ""),
         (NOW | {"source": "/t", "version": "2"}, False, ""),
         (NOW | {"content_sha256": "d", "source": "/t"}, False, "/t"),
+        (NOW | {"content_sha256": "d", "study_instance_uid": "1.3"}, False, "/s (StudyInstanceUID 1.3)"),
+        (NOW | {"content_sha256": "d", "study_instance_uid": ""}, False, ""),
+        ({key: NOW[key] for key in ("content_sha256", "source", "version")}, True, ""),
         ({"files": 1, "version": "1"}, False, ""),
         ([], False, ""),
         (None, False, ""),

@@ -2,6 +2,7 @@ import math
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from cardiac_cine import report_figures
@@ -82,6 +83,22 @@ def test_bulls_eye_rejects_another_number_of_segments():
 def test_histogram_counts_what_it_leaves_out(as_text):
     assert {"1 without a value", "flagged", "no flag", "LV EF (%)"} <= set(words(FIGURES["histogram"]()))
     assert not any("without" in word for word in words(histogram([50, 60], [False, False], "LV EF (%)")))
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [([60.31073446327684, 60.310734463276824], 1), ([50.0, 50.0], 1), ([1.8, 2.4], 0), ([1e-9, 0.0], 2)],
+)
+def test_values_that_a_report_writes_alike_share_a_bar(values, digits):
+    histogram(values, [False, True], "LV EF (%)", digits=digits)
+    edges = report_figures._edges(np.array(values), 12, digits)
+    assert len(edges) == 13 and np.diff(edges) == pytest.approx([10.0**-digits] * 12)
+    assert sorted(np.histogram(values, edges)[0])[-2:] == [0, 2]
+
+
+def test_histogram_of_different_values_spans_them():
+    assert report_figures._edges(np.array([50.0, 62.0]), 12, 1) == list(range(50, 63))
+    assert report_figures._edges(np.array([]), 2, 1) == [0.0, 0.5, 1.0]
 
 
 def test_bland_altman_shows_bias_and_limits(as_text):

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
@@ -105,6 +108,38 @@ def test_a_folder_of_all_kinds_at_any_depth(tmp_path):
 def test_a_hidden_folder_above_hides_nothing(tmp_path):
     write_stack(tmp_path / ".cache" / "data" / "a.nii.gz")
     assert only(find_studies(tmp_path / ".cache" / "data")).name == "a"
+
+
+def test_studies_behind_links_are_found_once(tmp_path):
+    write_stack(tmp_path / "store" / "frame.nii.gz")
+    write_dicom(phantom(), tmp_path / "store" / "dicom", layout="enhanced", patient_id="D")
+    write_stack(tmp_path / "data" / "a.nii.gz")
+    for name in ("link1", "link2"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "data")
+    found = find_studies(tmp_path / "data")
+    assert [study.name for study in found.studies] == ["D", "a", "frame"]
+    assert found.problems == ()
+    assert found.studies[0].source == tmp_path / "data" / "link1" / "dicom"
+
+
+def test_folders_that_cannot_be_read_are_problems(tmp_path, monkeypatch):
+    write_stack(tmp_path / "data" / "a.nii.gz")
+    write_stack(tmp_path / "data" / "secret" / "b.nii.gz")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_studies(tmp_path / "data")
+    assert [study.name for study in found.studies] == ["a"]
+    problem = f"{tmp_path / 'data' / 'secret'}: Permission denied, expected a folder that can be read"
+    assert found.problems == (problem,)
+    with pytest.raises(InputError, match="secret: Permission denied"):
+        find_studies(tmp_path / "data" / "secret")
 
 
 @pytest.mark.parametrize(

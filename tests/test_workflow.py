@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dicom_sources import phantom
+from pydicom import dcmread
 from test_images import heart, patch_header, write_stack
 from test_temporal import beating
 
@@ -18,9 +19,10 @@ from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import RV
 from cardiac_cine.patients import Known
+from cardiac_cine.results import files_below
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
-from cardiac_cine.workflow import Options, Workflow, segment_study
+from cardiac_cine.workflow import NO_DICOM, Options, Workflow, segment_study
 
 # What these tests do not look at, left out for speed.
 QUICK = {"report": False, "agreement": False}
@@ -116,6 +118,38 @@ def test_results_of_another_study_are_not_replaced_unasked(segmenter, tmp_path):
     assert content_of(out, "a")["source"] == str(second)
 
 
+def test_another_study_in_dicom_is_another_at_the_same_place_too(segmenter, tmp_path):
+    place, out = tmp_path / "inbox", tmp_path / "out"
+    uids = []
+    for seed in (1, 2):
+        shutil.rmtree(place, ignore_errors=True)
+        write_dicom(phantom(), place, layout="enhanced", patient_id="ANON", seed=seed)
+        found = find_studies(place)
+        uids.append(found.studies[0].stack.header.study_uid)
+        [outcome] = Workflow(segmenter, out, QUICK).run(found).outcomes
+    [reason] = outcome.reasons
+    assert f"{place} (StudyInstanceUID {uids[0]}); expected another output_dir" in reason
+    assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[0]
+    Workflow(segmenter, out, {**QUICK, "overwrite": True}).run(found).check()
+    assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[1]
+
+
+def test_a_study_of_which_a_file_is_gone_is_not_finished(segmenter, tmp_path):
+    write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
+    found = find_studies(tmp_path / "data")
+    out = tmp_path / "out"
+    workflow = Workflow(segmenter, out, {"agreement": False, "dicom_seg": True})
+    workflow.run(found).check()
+    written = files_below(out / "a")
+    phases = [f"a_seg_dicom/phase{number:02d}_seg.dcm" for number in (1, 2, 3, 4)]
+    assert written == sorted(["a_measurements.json", "a_report.html", "a_seg.nii.gz", "a_sr.dcm", *phases])
+    assert statuses(workflow.run(found)) == {"a": "skipped"}
+    for name in ("a_report.html", "a_seg.nii.gz", phases[2]):
+        (out / "a" / name).unlink()
+        assert statuses(workflow.run(found)) == {"a": "done"}
+        assert files_below(out / "a") == written
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
 def test_a_study_with_unreadable_measurements_is_not_finished(segmenter, tmp_path, damage):
     path = write_stack(tmp_path / "a.nii.gz", SMALL)
@@ -202,12 +236,50 @@ def test_the_masks_time_step_is_that_of_the_phases_times(segmenter, tmp_path, st
     assert image.header.get_zooms()[3] == pytest.approx(expected_s)
 
 
-def test_results_in_dicom_need_a_study_in_dicom(segmenter, tmp_path):
-    path = write_stack(tmp_path / "a.nii.gz", SMALL)
-    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(find_studies(path)).outcomes
-    assert (outcome.status, outcome.unexpected) == ("failed", False)
-    assert outcome.reasons == (f"{path}: expected DICOM files, since results in DICOM refer to their source images",)
-    assert not (tmp_path / "out" / "a").exists()
+def test_results_in_dicom_are_left_out_where_the_study_is_not_in_dicom(segmenter, tmp_path, caplog):
+    path = write_stack(tmp_path / "a.nii.gz", np.stack([SMALL] * 2, -1))
+    workflow = Workflow(segmenter, tmp_path / "out", {"agreement": False, "dicom_seg": True})
+    workflow.run(find_studies(path)).check()
+    folder = tmp_path / "out" / "a"
+    assert files_below(folder) == ["a_measurements.json", "a_report.html", "a_seg.nii.gz"]
+    assert content_of(tmp_path / "out", "a")["remarks"][-1] == NO_DICOM
+    assert not any(NO_DICOM in flag["reason"] for flag in content_of(tmp_path / "out", "a")["quality_flags"])
+    assert NO_DICOM in (folder / "a_report.html").read_text()
+    assert f"{path}: {NO_DICOM}" in caplog.text
+    assert statuses(workflow.run(find_studies(path))) == {"a": "skipped"}
+
+
+def change_files(folder, **values):
+    """Set attributes of all DICOM files in a folder; None removes them."""
+    for path in folder.rglob("*.dcm"):
+        image = dcmread(path)
+        for keyword, value in values.items():
+            if value is None:
+                delattr(image, keyword)
+            else:
+                setattr(image, keyword, value)
+        image.save_as(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*VR")
+def test_results_in_dicom_have_repaired_dates_and_times(segmenter, tmp_path):
+    write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
+    change_files(tmp_path / "data", StudyTime="10:15:00", PatientBirthDate="1970.01.02", StudyDate="in May")
+    Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(find_studies(tmp_path / "data")).check()
+    for name in ("a_sr.dcm", "a_seg_dicom/phase01_seg.dcm"):
+        written = dcmread(tmp_path / "out" / "a" / name)
+        assert (written.StudyTime, written.PatientBirthDate, written.StudyDate) == ("101500", "19700102", "")
+
+
+@pytest.mark.parametrize("layout", ["phase_major", "enhanced"])
+def test_files_that_results_in_dicom_cannot_refer_to_fail_before_segmentation(segmenter, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(segmenter, "segment_cine", None)
+    write_dicom(phantom(), tmp_path / "data", layout=layout, patient_id="a")
+    change_files(tmp_path / "data", FrameOfReferenceUID=None)
+    found = find_studies(tmp_path / "data")
+    [outcome] = Workflow(segmenter, tmp_path / "out", {**QUICK, "dicom_seg": True}).run(found).outcomes
+    assert not outcome.unexpected
+    assert "FrameOfReferenceUID is missing, expected one for all slices" in outcome.reasons[0]
 
 
 def test_phases_that_there_are_not_fail_the_study_before_it_is_segmented(segmenter, tmp_path, monkeypatch):
@@ -251,8 +323,10 @@ def test_what_an_earlier_run_wrote_and_this_one_does_not_is_gone(segmenter, tmp_
     always = {"a_measurements.json", "a_seg.nii.gz", "notes.txt"}
     named = {path.name for path in (out / "a").iterdir()}
     assert named == always | {"a_report.html", "a_seg_dicom", "a_sr.dcm"}
+    assert (out / "index.html").is_file()
     Workflow(segmenter, out, QUICK).run(found).check()
     assert {path.name for path in (out / "a").iterdir()} == always
+    assert not (out / "index.html").exists()
     with (out / "measurements.csv").open(newline="") as stream:
         assert [row["report"] for row in csv.DictReader(stream)] == [""]
 
@@ -295,6 +369,43 @@ def test_an_interruption_leaves_a_summary_of_what_is_done(segmenter, tmp_path):
     assert (tmp_path / "out" / "measurements.csv").read_text().count("\n") == 2
     with pytest.raises(InputError, match=r"^0 of 3 studies failed\ninterrupted$"):
         run.check()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interruption_keeps_finished_studies_in_the_tables(segmenter, tmp_path, monkeypatch, overwrite):
+    for number, name in enumerate("abcde"):
+        write_stack(tmp_path / "data" / f"{name}.nii.gz", np.roll(SMALL, number, 0))
+    out = tmp_path / "out"
+    first = Workflow(segmenter, out, {"agreement": False})
+    for name in "cde":
+        first.run(find_studies(tmp_path / "data" / f"{name}.nii.gz")).check()
+    write_stack(tmp_path / "data" / "e.nii.gz", SMALL[::-1])
+
+    def interrupt(cine):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmenter, "segment_cine", interrupt)
+    run = Workflow(segmenter, out, {"agreement": False, "overwrite": overwrite}).run(find_studies(tmp_path / "data"))
+    assert run.interrupted and statuses(run) == {"c": "skipped", "d": "skipped"}
+    assert [study.name for study in run.not_reached] == ["a", "b", "e"]
+    with (out / "measurements.csv").open(newline="") as stream:
+        assert [(row["case"], row["status"]) for row in csv.DictReader(stream)] == [("c", "done"), ("d", "done")]
+    assert "2 studies" in (out / "index.html").read_text()
+
+
+def test_another_interruption_ends_the_search_for_finished_studies(segmenter, tmp_path, monkeypatch):
+    for number, name in enumerate("ab"):
+        write_stack(tmp_path / "data" / f"{name}.nii.gz", np.roll(SMALL, number, 0))
+    workflow = Workflow(segmenter, tmp_path / "out", QUICK)
+    workflow.run(find_studies(tmp_path / "data")).check()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cardiac_cine.workflow.fingerprint", interrupt)
+    run = workflow.run(find_studies(tmp_path / "data"))
+    assert run.interrupted and run.outcomes == ()
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["studies"] == []
 
 
 class Flickering:

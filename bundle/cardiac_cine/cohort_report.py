@@ -189,7 +189,7 @@ def _histograms(cines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         found = summarise(values)
         if found.n > 1:
             quantity = QUANTITIES[key]
-            svg = report_figures.histogram(values, flagged, quantity.heading)
+            svg = report_figures.histogram(values, flagged, quantity.heading, digits=quantity.digits)
             spread = f"mean {quantity.text(found.mean)}, SD {quantity.text(found.sd)}"
             alt = f"{quantity.short} in {found.n} studies: {spread}."
             figures.append({"src": svg_uri(svg), "alt": alt})

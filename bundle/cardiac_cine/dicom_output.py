@@ -1,13 +1,16 @@
 """What the DICOM objects made here have in common: who made them, and the headers of the images that they are about."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, generate_uid
 
 from cardiac_cine import __version__
@@ -28,6 +31,10 @@ _MAY_BE_EMPTY = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
+_DATES, _TIMES = ("PatientBirthDate", "StudyDate"), ("PatientBirthTime", "StudyTime")
+_SEXES = ("", "M", "F", "O")
+# Hours, and then minutes, seconds and a fraction, each only behind the one before (PS3.5, TM).
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
@@ -90,7 +97,9 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
         keywords: the only attributes to read, for many files; None reads all.
 
     Returns:
-        The attributes. Those about patient and study that the standard wants present are there, empty where unknown.
+        The attributes. Those about patient and study that the standard wants present are there, empty where unknown and
+        where a date, a time or a sex is written in a way that says nothing; other ways to write a date or a time become
+        the standard's, and of several values where there is to be one it is the first.
 
     Raises:
         InputError: the file cannot be read as DICOM, or lacks one of its UIDs.
@@ -102,10 +111,40 @@ def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}")
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in header:
-            setattr(header, keyword, "")
+    if keywords is None:
+        _repair(header)
     return header
+
+
+def _repair(header: Dataset) -> None:
+    """Bring what is known of patient and study into the form that new objects must have."""
+    for keyword in (*_MAY_BE_EMPTY, "PatientBirthTime"):
+        value = header.get(keyword) or ""
+        value = value[0] if isinstance(value, MultiValue) else value
+        if keyword in _DATES:
+            value = _date(str(value))
+        elif keyword in _TIMES:
+            value = _time(str(value))
+        elif keyword == "PatientSex" and value not in _SEXES:
+            value = ""
+        if keyword in _MAY_BE_EMPTY or keyword in header:
+            setattr(header, keyword, value)
+
+
+def _date(text: str) -> str:
+    """Return a date as YYYYMMDD, also from forms such as 1970-01-02; "" for what is none."""
+    digits = re.sub(r"[-./ ]", "", text)
+    try:
+        return digits if len(digits) == len("YYYYMMDD") and datetime.strptime(digits, "%Y%m%d") else ""
+    except ValueError:
+        return ""
+
+
+def _time(text: str) -> str:
+    """Return a time as HHMMSS.FFFFFF or the start of it, also from forms such as 9:05:00; "" for what is none."""
+    whole, point, fraction = "".join(part.zfill(2) for part in text.strip().split(":")).partition(".")
+    found = whole + point + fraction[:6]
+    return found if text and _TIME.fullmatch(found) else ""
 
 
 def read_evidence(cine: Cine) -> list[Dataset]:

@@ -15,12 +15,26 @@ from pydicom.uid import MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from cardiac_cine.cine import Cine, Instance
+from cardiac_cine.dicom_output import check_sources, read_evidence, read_header
 from cardiac_cine.errors import InputError
 
 # The affine is the mean grid of slices that may be a little off it; a stack upside down is off by more.
 _MAX_OFF_SLICES = 0.5
 _MULTI_FRAME = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
 _RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
+
+
+def check_planes(cine: Cine) -> None:
+    """Refuse a cine that no segmentation can be written about, by what its files say: UIDs, and places of one phase.
+
+    Raises:
+        InputError: as for :func:`cardiac_cine.dicom_output.read_header` and :func:`classic_planes`.
+        ValueError: as for :func:`cardiac_cine.dicom_output.check_sources`.
+    """
+    check_sources(cine)
+    read_evidence(cine)
+    instances = [row[0] for row in cine.instances]
+    classic_planes(cine, instances, {path: read_header(path) for path in {instance.path for instance in instances}})
 
 
 def classic_planes(cine: Cine, instances: Sequence[Instance], headers: Mapping[Path, Dataset]) -> list[Dataset]:

@@ -29,11 +29,6 @@ def staged(path: Path) -> Iterator[Path]:
         (Path(folder) / path.name).replace(path)
 
 
-def is_hidden(path: Path, root: Path) -> bool:
-    """Say whether a file below a folder is hidden: its name, or a folder's on the way, begins with a dot."""
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
 def write_text(text: str, path: Path) -> None:
     """Write a text file, whole or not at all."""
     with staged(path) as target:

@@ -9,7 +9,7 @@ from cardiac_cine.errors import InputError
 from cardiac_cine.studies import Study
 from cardiac_cine.weights import sha256
 
-_CONTENT, _SOURCE = "content_sha256", "source"
+_CONTENT, _SOURCE, _UID = "content_sha256", "source", "study_instance_uid"
 
 
 def content_sha256(files: Iterable[Path]) -> str:
@@ -29,7 +29,7 @@ def content_sha256(files: Iterable[Path]) -> str:
 
 
 def fingerprint(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a study's results depend on, and where the study lies, which they do not depend on.
+    """Return what a study's results depend on, and what they do not: where the study lies and its StudyInstanceUID.
 
     Args:
         study: its files are read.
@@ -38,21 +38,30 @@ def fingerprint(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: a file cannot be read.
     """
-    return {_CONTENT: content_sha256(study.files), _SOURCE: str(study.source.resolve()), **settings}
+    uid = study.stack.header.study_uid if study.stack else ""
+    return {_CONTENT: content_sha256(study.files), _SOURCE: str(study.source.resolve()), _UID: uid, **settings}
 
 
 def same_results(earlier: Any, current: Mapping[str, Any]) -> bool:
     """Tell whether results of an earlier fingerprint are what a study would get again. None is no fingerprint."""
-    return isinstance(earlier, Mapping) and {**earlier, _SOURCE: None} == {**current, _SOURCE: None}
+    aside = {_SOURCE: None, _UID: None}
+    return isinstance(earlier, Mapping) and {**earlier, **aside} == {**current, **aside}
 
 
 def other_study(earlier: Any, current: Mapping[str, Any]) -> str:
-    """Return where results come from that are of another study: of other content from another place.
+    """Return where results come from that are of another study.
+
+    That is one of another StudyInstanceUID, or of other content from another place.
 
     Returns:
-        The path, "" where the study is the same, changed in its place, or the results do not say where they come from.
+        The path, with the StudyInstanceUID where that differs; "" where the study is the same, changed in its place, or
+        the results do not say where they come from. An image file has no identity besides its place: whatever lies
+        there by now is the same study.
     """
     if not isinstance(earlier, Mapping) or _SOURCE not in earlier:
         return ""
+    uids = (earlier.get(_UID), current[_UID])
+    if all(uids) and uids[0] != uids[1]:
+        return f"{earlier[_SOURCE]} (StudyInstanceUID {uids[0]})"
     differs = all(earlier.get(key) != current[key] for key in (_CONTENT, _SOURCE))
     return str(earlier[_SOURCE]) if differs else ""

@@ -135,7 +135,7 @@ def bulls_eye(values: Sequence[float], title: str, unit: str, digits: int, scale
 
 
 @mpl.rc_context(_SVG)
-def histogram(values: Sequence[float], flagged: Sequence[bool], name: str, bins: int = 12) -> str:
+def histogram(values: Sequence[float], flagged: Sequence[bool], name: str, bins: int = 12, *, digits: int = 1) -> str:
     """Draw how a quantity is distributed over studies, the flagged ones apart.
 
     Args:
@@ -143,13 +143,14 @@ def histogram(values: Sequence[float], flagged: Sequence[bool], name: str, bins:
         flagged: whether the study has a flag, in the same order.
         name: the quantity and its unit.
         bins: number of bars.
+        digits: decimals that a report shows; where no two values differ by that much, all are in one bar.
     """
     array, mark = np.asarray(values, float), np.asarray(flagged, bool)
     known = ~np.isnan(array)
     figure = _figure(3.6, 2.6)
     axes = figure.subplots()
     stacks = [array[known & ~mark], array[known & mark]]
-    edges = np.histogram_bin_edges(array[known], bins).tolist()
+    edges = _edges(array[known], bins, digits)
     axes.hist(
         stacks, edges, stacked=True, color=["#0072b2", "#f2b84b"], edgecolor="white", label=["no flag", "flagged"]
     )
@@ -186,6 +187,16 @@ def bland_altman(values: Sequence[float], references: Sequence[float], name: str
         path = Path(folder) / "figure.svg"
         plots.bland_altman(values, references, (found.lower, found.bias, found.upper), path, name=name)
         return _bare(path.read_text())
+
+
+def _edges(values: np.ndarray, bins: int, digits: int) -> list[float]:
+    """Return where bars begin and end; values that a report writes alike share one, as wide as its last digit."""
+    ends = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    width = 10.0**-digits
+    if ends[1] - ends[0] < width:
+        first = sum(ends) / 2 - (bins // 2 + 0.5) * width
+        ends = (first, first + bins * width)
+    return np.histogram_bin_edges(values, bins, ends).tolist()
 
 
 def _segments() -> Iterator[tuple[float, float, float, float]]:

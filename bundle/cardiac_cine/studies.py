@@ -10,7 +10,7 @@ from cardiac_cine.cine import Cine
 from cardiac_cine.cine_files import SUFFIXES, case_name, is_image_file, read_cine
 from cardiac_cine.datasets import dicom_cine
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import is_hidden
+from cardiac_cine.folders import files_below
 
 # References and earlier results lie beside images under these endings.
 _NO_IMAGE = ("_gt", "_seg", "_label")
@@ -61,7 +61,7 @@ def find_studies(path: Path | str) -> Found:
 
     Args:
         path: an image file as :func:`cardiac_cine.cine_files.read_cine` takes, a DICOM file, or a folder of image files
-            and DICOM studies at any depth. Below a folder, hidden files are passed over, and names that end in _gt,
+            and DICOM studies at any depth, also behind links. Below a folder, hidden files and names that end in _gt,
             _seg or _label are no images. An image whose name another study has, too, is named by its path below the
             folder, such as sub1_sa for ``sub1/sa.nii``.
 
@@ -73,16 +73,17 @@ def find_studies(path: Path | str) -> Found:
         raise InputError(f"{path}: no such file or folder")
     if path.is_file() and is_image_file(path):
         return Found((_image_study(path),))
-    images = [] if path.is_file() else sorted(p for p in path.rglob("*") if _is_candidate(p, path))
+    files, unreadable = ([], []) if path.is_file() else files_below(path)
     scan = dicom_cine.scan(path)
-    studies = [_image_study(image) for image in images]
+    problems = tuple(dict.fromkeys((*unreadable, *scan.problems)))
+    studies = [_image_study(file) for file in files if _is_candidate(file)]
     studies += [Study(stack.name, stack.source, stack.files, stack.read, stack) for stack in scan.stacks]
     left_out = tuple(str(item) for item in scan.left_out)
     if not studies:
         expected = f"expected image files ({', '.join(SUFFIXES)}) or a short-axis cine in DICOM"
-        raise InputError([*scan.problems, *left_out, f"{path}: nothing to segment, {expected}"])
+        raise InputError([*problems, *left_out, f"{path}: nothing to segment, {expected}"])
     clashes, unique = _same_names(_named_apart(studies, path))
-    return Found(tuple(sorted(unique, key=lambda study: study.name)), left_out, (*scan.problems, *clashes))
+    return Found(tuple(sorted(unique, key=lambda study: study.name)), left_out, (*problems, *clashes))
 
 
 def unmatched(table: str, cases: Collection[str], studies: Collection[Study]) -> str:
@@ -133,9 +134,8 @@ def _data_files(path: Path) -> list[Path]:
     return [file for file in files if file.is_file() and file != path]
 
 
-def _is_candidate(path: Path, root: Path) -> bool:
-    visible = path.is_file() and not is_hidden(path, root)
-    return visible and is_image_file(path) and not case_name(path).endswith(_NO_IMAGE)
+def _is_candidate(path: Path) -> bool:
+    return is_image_file(path) and not case_name(path).endswith(_NO_IMAGE)
 
 
 def _same_names(studies: list[Study]) -> tuple[list[str], list[Study]]:

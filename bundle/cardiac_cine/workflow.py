@@ -1,11 +1,10 @@
 """From studies to results: segment, measure, flag, report; one study after the other, each whole or not at all."""
 
-import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from tqdm import tqdm
 
 from cardiac_cine import cohort_report, study_report
 from cardiac_cine.cine import Cine
-from cardiac_cine.dicom_output import Software, check_sources
+from cardiac_cine.dicom_output import Software
+from cardiac_cine.dicom_planes import check_planes
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
@@ -26,6 +26,18 @@ from cardiac_cine.measurements import Measurements, ef_category, measure
 from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
 from cardiac_cine.quality import quality_flags
+from cardiac_cine.results import (
+    DICOM_SEG,
+    DICOM_SR,
+    FILES,
+    MEASUREMENTS,
+    REPORT,
+    all_there,
+    files_below,
+    publish,
+    read_measurements,
+)
+from cardiac_cine.runs import DONE, FAILED, SKIPPED, Outcome, Run
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, unmatched
 from cardiac_cine.tables import write_table
@@ -34,14 +46,10 @@ from cardiac_cine.weights import sha256, versions
 
 logger = logging.getLogger(__name__)
 
-MEASUREMENTS = "{case}_measurements.json"
-REPORT = "{case}_report.html"
-DICOM_SEG = "{case}_seg_dicom"
-DICOM_SR = "{case}_sr.dcm"
 TABLE = "measurements.csv"
 COHORT = "index.html"
 SUMMARY = "segment.json"
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+NO_DICOM = "No results in DICOM are written, since they would refer to source images in DICOM and there are none."
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ class Options:
 
     Attributes:
         report: an HTML report for each cine, and a page over all studies.
-        dicom_seg: Segmentation objects for all phases and a Measurement Report; for studies in DICOM.
+        dicom_seg: Segmentation objects for all phases and a Measurement Report, for studies in DICOM; others get the
+            rest, with a remark.
         ed_frame: end-diastole, counted from 0, where a person has chosen it.
         es_frame: end-systole, likewise.
         stabilise: replace slices that jump out and back within one phase, see :mod:`cardiac_cine.temporal`.
@@ -82,66 +91,13 @@ class Options:
             raise InputError(f"ed_frame and es_frame are both {self.ed_frame}, expected two different phases")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one study.
-
-    Attributes:
-        name: the case.
-        source: where it comes from.
-        status: "done", "skipped" where an earlier run had finished it, or "failed".
-        reasons: why it failed.
-        unexpected: it failed for another reason than its input.
-    """
-
-    name: str
-    source: Path
-    status: str
-    reasons: tuple[str, ...] = ()
-    unexpected: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """What became of all studies.
-
-    Attributes:
-        outcomes: of the studies reached, in order.
-        not_reached: those that an interruption left undone.
-        problems: what should have been a study and is none.
-        left_out: series that are no short-axis cine.
-        interrupted: stopped from outside.
-        not_used: cases of tables beside the studies that are no study's, one sentence for each table.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    not_reached: tuple[Study, ...]
-    problems: tuple[str, ...]
-    left_out: tuple[str, ...]
-    interrupted: bool
-    not_used: tuple[str, ...] = ()
-
-    def count(self, status: str) -> int:
-        """Return how many studies have a status."""
-        return sum(outcome.status == status for outcome in self.outcomes)
-
-    def failures(self) -> list[str]:
-        """Return why studies failed, one sentence for each reason."""
-        return [*(reason for outcome in self.outcomes for reason in outcome.reasons), *self.problems]
-
-    def check(self) -> None:
-        """Raise InputError with all failures, if there are any, for a caller that has no exit code of its own."""
-        if self.failures() or self.interrupted:
-            summary = f"{self.count(FAILED)} of {len(self.outcomes) + len(self.not_reached)} studies failed"
-            raise InputError(self.failures() or ["interrupted"], summary)
-
-
 class Workflow:
     """Segments studies into a folder.
 
     Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
-    ``CASE/CASE_report.html``. The measurements are written last: with them a study is finished, and another run with
-    files of the same content, wherever they lie, the same weights and options leaves it alone. What another study of
+    ``CASE/CASE_report.html``. The measurements are written last and list the others: with all of them a study is
+    finished, and another run with files of the same content, wherever they lie, the same weights and options leaves it
+    alone. What another study of
     the same case name left there is not replaced unless ``overwrite`` says so.
 
     Args:
@@ -168,13 +124,14 @@ class Workflow:
             "versions": versions(),
         }
 
-    def run(self, found: Found, *, reference: Mapping[str, Any] | None = None) -> "Run":
+    def run(self, found: Found, *, reference: Mapping[str, Any] | None = None) -> Run:
         """Segment all studies; one that fails does not keep the others from being done.
 
-        Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached, flagged ones first and
-        failed ones last, with a row for each problem with files that make no study. ``index.html`` shows the same where
-        reports are wanted, and ``segment.json`` says what was done with which weights and versions, and which cases of
-        the reference and of the patients are no study's.
+        Afterwards, or when interrupted, ``measurements.csv`` has one row for each study reached or finished before,
+        flagged ones first and failed ones last, with a row for each problem with files that make no study. Results of
+        studies that are not among those found are left in the folder and out of the tables. ``index.html`` shows the
+        same where reports are wanted; where not, an earlier one is removed. ``segment.json`` says what was done with
+        which weights and versions, and which cases of the reference and of the patients are no study's.
 
         Args:
             found: the studies.
@@ -189,13 +146,16 @@ class Workflow:
         except KeyboardInterrupt:
             interrupted = True
         not_reached = found.studies[len(outcomes) :]
+        finished = self._finished(not_reached)
+        outcomes += [Outcome(study.name, study.source, SKIPPED) for study in finished]
+        not_reached = tuple(study for study in not_reached if study not in finished)
         tables = {"patients_csv": self.options.patients, "reference_csv": reference or {}}
         not_used = tuple(filter(None, (unmatched(name, cases, found.studies) for name, cases in tables.items())))
         run = Run(tuple(outcomes), not_reached, found.problems, found.left_out, interrupted, not_used)
         self._summarise(run, reference)
         return run
 
-    def _summarise(self, run: "Run", reference: Mapping[str, Any] | None) -> None:
+    def _summarise(self, run: Run, reference: Mapping[str, Any] | None) -> None:
         rows = [self._row(outcome) for outcome in run.outcomes]
         rows += [_failed_row("", "", [problem]) for problem in run.problems]
         rows.sort(key=lambda row: (row["status"] == FAILED, not row["quality_flags"], row["case"]))
@@ -214,10 +174,12 @@ class Workflow:
         write_json(summary, self.output_dir / SUMMARY)
         if self.options.report:
             cohort_report.write_cohort(rows, self.output_dir / COHORT, reference=reference)
+        else:  # an earlier run's shows other numbers, and leads to reports that are gone
+            (self.output_dir / COHORT).unlink(missing_ok=True)
 
     def _outcome(self, study: Study) -> Outcome:
         try:
-            current = fingerprint(study, self._settings(study.name))
+            current = self._fingerprint(study)
             if not self.options.overwrite and self._is_finished(study, current):
                 return Outcome(study.name, study.source, SKIPPED)
             self._process(study, current)
@@ -232,8 +194,8 @@ class Workflow:
     def _process(self, study: Study, current: Mapping[str, Any]) -> None:
         cine = complete(study.read(), self.options.patients)
         self._check_frames(cine)
-        if self.options.dicom_seg:
-            check_sources(cine)
+        if self.options.dicom_seg and cine.instances:
+            check_planes(cine)
         masks, replaced = segment_study(self.segmenter, cine, steady=self.options.stabilise)
         found = measure(
             masks,
@@ -247,11 +209,15 @@ class Workflow:
         key_phases = (found.ed_frame, found.es_frame)
         uncertainty = self.segmenter.agreement(cine, key_phases) if self.options.agreement else None
         flags = quality_flags(masks, cine, found, uncertainty=uncertainty)
+        if self.options.dicom_seg and not cine.instances:
+            logger.warning("%s: %s", cine.source, NO_DICOM)
+            cine = replace(cine, remarks=(*cine.remarks, NO_DICOM))
         content = {
             "case": cine.name,
             "source": cine.source,
             "patient": vars(cine.patient),
             "about": cine.about,
+            "remarks": cine.remarks,
             "shape": cine.array.shape,
             "spacing_mm": cine.spacing_mm,
             "rr_ms": cine.rr_ms,
@@ -266,9 +232,10 @@ class Workflow:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
             self._write(cine, masks, found, flags, uncertainty, Path(staging))
-            write_json(content, Path(staging) / cine.name / MEASUREMENTS.format(case=cine.name))
-            names = [name.format(case=cine.name) for name in (MEASUREMENTS, REPORT, DICOM_SEG, DICOM_SR)]
-            _publish(Path(staging) / cine.name, self.output_dir / cine.name, names)
+            folder = Path(staging) / cine.name
+            content[FILES] = files_below(folder)
+            write_json(content, folder / MEASUREMENTS.format(case=cine.name))
+            publish(folder, self.output_dir / cine.name)
 
     def _check_frames(self, cine: Cine) -> None:
         frames = {"ed_frame": self.options.ed_frame, "es_frame": self.options.es_frame}
@@ -293,49 +260,56 @@ class Workflow:
         if self.options.report and is_cine:
             path = folder / REPORT.format(case=cine.name)
             study_report.write_report(cine, masks, found, flags, self.software, path, uncertainty=uncertainty)
-        if self.options.dicom_seg:
+        if self.options.dicom_seg and cine.instances:
             software = Software(model=self.model)
             names = {found.ed_frame: "end-diastole", found.es_frame: "end-systole"}
             phases = {phase: names.get(phase, f"phase {phase + 1}") for phase in range(cine.phases)}
             seg = write_seg(cine, masks, folder / DICOM_SEG.format(case=cine.name), phases=phases, software=software)
             write_sr(cine, found, flags, folder / DICOM_SR.format(case=cine.name), seg=seg, software=software)
 
-    def _settings(self, case: str) -> dict[str, Any]:
-        """Return what a study's results depend on besides its files."""
-        return {
+    def _fingerprint(self, study: Study) -> dict[str, Any]:
+        settings = {
             "weights_sha256": self.model,
             "version": versions()["cardiac_cine"],
             "options": {k: v for k, v in vars(self.options).items() if k not in ("overwrite", "patients")},
-            "patient": plain(asdict(self.options.patients.get(case, Known()))),
+            "patient": plain(asdict(self.options.patients.get(study.name, Known()))),
         }
+        return fingerprint(study, settings)
+
+    def _finished(self, studies: Sequence[Study]) -> list[Study]:
+        """Return the studies, not reached, whose results are there; another interruption ends the search."""
+        finished = []
+        with suppress(KeyboardInterrupt):
+            for study in studies:
+                with suppress(InputError):
+                    if read_measurements(self.output_dir / study.name) and self._is_finished(
+                        study, self._fingerprint(study)
+                    ):
+                        finished.append(study)
+        return finished
 
     def _is_finished(self, study: Study, current: Mapping[str, Any]) -> bool:
-        """Tell whether a study's results are there; raise InputError where another study's are."""
-        earlier = (self._read(study.name) or {}).get("fingerprint")
+        """Tell whether a study's results are there, all of them; raise InputError where another study's are."""
+        folder = self.output_dir / study.name
+        measurements = read_measurements(folder) or {}
+        earlier = measurements.get("fingerprint")
         other = other_study(earlier, current)
         if other:
             raise InputError(
-                f"{study.source}: {self.output_dir / study.name} holds the results of another study of the same case "
-                f"name, {other}; expected another output_dir, or --overwrite to replace them"
+                f"{study.source}: {folder} holds the results of another study of the same case name, {other}; expected "
+                "another output_dir, or --overwrite to replace them"
             )
-        return same_results(earlier, current)
-
-    def _read(self, case: str) -> dict[str, Any] | None:
-        path = self.output_dir / case / MEASUREMENTS.format(case=case)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
+        return same_results(earlier, current) and all_there(folder, measurements)
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         if outcome.status == FAILED:
             return _failed_row(outcome.name, str(outcome.source), outcome.reasons)
         report = Path(outcome.name) / REPORT.format(case=outcome.name)
         link = {"report": report.as_posix()} if (self.output_dir / report).is_file() else {}
+        measurements = read_measurements(self.output_dir / outcome.name) or {}
         # A finished study may have moved since.
         place = {"case": outcome.name, "source": str(outcome.source)}
-        return {"quality_flags": [], **(self._read(outcome.name) or {}), **place, **link, "status": DONE, "reasons": []}
+        return {"quality_flags": [], **measurements, **place, **link, "status": DONE, "reasons": []}
 
 
 def _failed_row(case: str, source: str, reasons: Sequence[str]) -> dict[str, Any]:
@@ -362,22 +336,3 @@ def segment_study(
         for phase in sorted({phase for _, phase in replaced}):
             masks[..., phase] = repair(masks[..., phase], cine.spacing_mm)
     return masks, replaced
-
-
-def _publish(staged: Path, folder: Path, names: Sequence[str]) -> None:
-    """Move a study's results into place, after taking away an earlier run's.
-
-    Args:
-        staged: holds what to move.
-        folder: where it goes.
-        names: what an earlier run may have left there and this one need not replace; the first says that a study is
-            finished, so it goes first and comes last.
-    """
-    folder.mkdir(exist_ok=True)
-    for earlier in (folder / name for name in names):
-        if earlier.is_dir():
-            shutil.rmtree(earlier)
-        else:
-            earlier.unlink(missing_ok=True)
-    for path in sorted(staged.iterdir(), key=lambda path: path.name == names[0]):
-        path.replace(folder / path.name)

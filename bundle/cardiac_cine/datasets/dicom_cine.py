@@ -123,7 +123,7 @@ class Scan:
     Attributes:
         stacks: one short-axis cine for each study that has a usable one.
         left_out: the other series.
-        problems: files that cannot be read and studies that cannot be used, one sentence each.
+        problems: files and folders that cannot be read and studies that cannot be used, one sentence each.
     """
 
     stacks: tuple[Stack, ...]

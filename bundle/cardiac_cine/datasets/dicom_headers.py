@@ -28,7 +28,7 @@ from tqdm import tqdm
 from cardiac_cine.cine import Patient
 from cardiac_cine.datasets import dicom_attributes as attributes
 from cardiac_cine.datasets.dicom_errors import UNREADABLE, one_line, quiet_pydicom
-from cardiac_cine.files import is_hidden
+from cardiac_cine.folders import files_below
 
 MULTI_FRAME = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *MULTI_FRAME)
@@ -173,12 +173,12 @@ def read_files(root: Path) -> tuple[list[Header], dict[str, list[Plane]], list[s
 
     Returns:
         Every file's header; the planes of the MR images among them by SOPInstanceUID, of several copies of a file the
-        first whole one; and a sentence for each file that is damaged or lacks what it should have.
+        first whole one; and a sentence for each file that is damaged or lacks what it should have, and for each folder
+        that cannot be read.
     """
     headers: list[Header] = []
     planes: dict[str, list[Plane]] = {}
-    problems: list[str] = []
-    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and not is_hidden(p, root))
+    paths, problems = ([root], []) if root.is_file() else files_below(root)
     with quiet_pydicom():
         for path in tqdm(paths, "headers", disable=None, leave=False):
             try:
