@@ -37,7 +37,8 @@ def segment(
     segment.json.
 
     A study that cannot be used is listed with its reason and does not stop the others. Run again, studies of the same
-    content, weights and options are skipped. What OUTPUT_DIR/CASE holds of another study of the same name is kept.
+    content, weights and options are skipped while all of their files are there. What OUTPUT_DIR/CASE holds of another
+    study of the same name is kept. The table, index.html and segment.json are of INPUT's studies alone.
 
     Exit codes: 0 all studies are done, 1 wrong input (the others are done), 2 failed or interrupted.
 
