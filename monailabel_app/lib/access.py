@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -105,11 +104,9 @@ class Access:
             return ""
         try:
             if self.keycloak:
-                from monailabel.endpoints.user import auth
+                from monailabel.endpoints.user.auth import from_token
 
-                # MONAI Label's own decoding, here and in its endpoints, names no algorithm, which PyJWT refuses.
-                auth.jwt = SimpleNamespace(decode=lambda *args, **more: jwt.decode(*args, **more, algorithms=["RS256"]))
-                return auth.from_token(given).username
+                return from_token(given).username
             if not self.token or self._is_token(given):
                 return "token" if self.token else "anonymous"
             return jwt.decode(given, self._key, algorithms=["HS256"], options={"require": ["exp", "sub"]})["sub"]

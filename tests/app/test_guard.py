@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelError, MONAILabelException
@@ -571,29 +569,3 @@ def _paths(api, prefix=""):
             yield from _paths(included, prefix)
         elif getattr(route, "methods", None):
             yield prefix + route.path, route.methods
-
-
-def test_keycloaks_tokens_are_taken_as_they_are_signed(monkeypatch):
-    from monailabel.endpoints.user import auth
-
-    ours, others = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
-    shape = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    monkeypatch.setattr(auth, "get_public_key", lambda realm: ours.public_key().public_bytes(*shape).decode())
-    monkeypatch.setattr(auth.settings, "MONAI_LABEL_AUTH_ENABLE", True)
-    access = Access(keycloak=True, origins=frozenset({ORIGIN}))
-
-    def user(key, algorithm="RS256", **claims):
-        told = {"preferred_username": "ann", "exp": int(time.time()) + 60, "realm_access": {"roles": ["user"]}}
-        given = jwt.encode(told | claims, key, algorithm)
-        scope = {"type": "http", "path": "/info/", "headers": [(b"authorization", f"Bearer {given}".encode())]}
-        return access.user(Request(scope | {"method": "GET"}))
-
-    assert user(ours) == "ann"
-    # MONAI Label's own endpoints decode once more.
-    again = jwt.encode({"preferred_username": "bob", "realm_access": {"roles": ["user"]}}, ours, "RS256")
-    assert (auth.from_token(again).username, auth.from_token(again).roles) == ("bob", ["user"])
-    for wrong in ((others,), ("a secret of thirty-two characters", "HS256")):
-        with pytest.raises(HTTPException, match="401"):
-            user(*wrong)
-    with pytest.raises(HTTPException, match="401"):
-        user(ours, exp=int(time.time()) - 60)
