@@ -25,7 +25,7 @@ def read_measurements(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def files_below(folder: Path) -> list[str]:
+def result_files(folder: Path) -> list[str]:
     """Return the paths of all files in a folder of results, below it and sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 

@@ -33,7 +33,7 @@ from cardiac_cine.results import (
     MEASUREMENTS,
     REPORT,
     all_there,
-    files_below,
+    result_files,
     publish,
     read_measurements,
 )
@@ -97,8 +97,7 @@ class Workflow:
     Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
     ``CASE/CASE_report.html``. The measurements are written last and list the others: with all of them a study is
     finished, and another run with files of the same content, wherever they lie, the same weights and options leaves it
-    alone. What another study of
-    the same case name left there is not replaced unless ``overwrite`` says so.
+    alone. What another study of the same case name left there is not replaced unless ``overwrite`` says so.
 
     Args:
         segmenter: makes the masks.
@@ -233,7 +232,7 @@ class Workflow:
         with tempfile.TemporaryDirectory(prefix=".staged-", dir=self.output_dir) as staging:
             self._write(cine, masks, found, flags, uncertainty, Path(staging))
             folder = Path(staging) / cine.name
-            content[FILES] = files_below(folder)
+            content[FILES] = result_files(folder)
             write_json(content, folder / MEASUREMENTS.format(case=cine.name))
             publish(folder, self.output_dir / cine.name)
 
