@@ -5,7 +5,6 @@ that may overlap, each segment's layer, value and name in the header (Slicer's d
 format"). Tools also reorder and flip axes; voxels and world stay the same, and so they are put back.
 """
 
-import io
 import math
 import re
 import zlib
