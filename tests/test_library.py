@@ -287,10 +287,13 @@ def test_what_stands_for_an_image(library, tmp_path):
     library.save(image, path, ORIGINAL, {"source": DRAWN})  # drawn on
     assert state() == (ORIGINAL, ORIGINAL, True)
     library.propose(image, mask, source="model")
+    assert state() == (ORIGINAL, ORIGINAL, True)
+    library.save(image, path, FINAL, {"source": DRAWN})
+    library.propose(image, mask, source="model")
     assert state() == (ORIGINAL, FINAL, True)
 
 
-def test_what_nobody_asked_for_takes_no_drawings_place(library, tmp_path):
+def test_a_proposal_takes_no_drawings_place(library, tmp_path):
     drawn, finished, empty = "one_4d_phase01", "one_4d_phase02", "one_4d_phase03"
     masks = {}
     for image, tag in ((drawn, ORIGINAL), (finished, FINAL)):
@@ -302,8 +305,10 @@ def test_what_nobody_asked_for_takes_no_drawings_place(library, tmp_path):
     np.testing.assert_array_equal(library.label_array(finished, FINAL), masks[finished])
     assert library.label_array(finished, ORIGINAL) is None
     assert library.label_array(empty, ORIGINAL).all()
-    library.propose(drawn, np.ones_like(masks[drawn]), source="model")
-    assert library.label_array(drawn, ORIGINAL).all()
+    for image in (drawn, finished):
+        library.propose(image, np.ones_like(masks[drawn]), source="model")
+    np.testing.assert_array_equal(library.label_array(drawn, ORIGINAL), masks[drawn])
+    assert library.label_array(finished, ORIGINAL).all() and library.standing(finished) == FINAL
 
 
 @pytest.fixture

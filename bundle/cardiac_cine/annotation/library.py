@@ -304,14 +304,16 @@ class Library:
     def propose(self, image_id: str, mask: np.ndarray, *, asked: bool = True, **info: Any) -> None:
         """Make a mask an image's "original" label, a proposal, which leaves a final one as it is.
 
+        It never takes the place of what somebody draws and has not finished: then nothing is kept.
+
         Args:
             image_id: the image.
             mask: label ids, (x, y, z).
-            asked: someone asked for just this. Otherwise it takes the place of nothing that is :meth:`by_hand`.
+            asked: someone asked for just this. Otherwise it does not stand beside a final label either.
             info: kept with the label.
         """
         entry = self.entry(image_id)
-        if asked or not self.by_hand(entry.id):
+        if not self.by_hand(entry.id) or (asked and self.standing(entry.id) == FINAL):
             affine = self.cine(entry.case).affine
             about = {"covers": coverage(mask), "of": self._digest(entry.case)}
             self.labels.save(entry.id, mask, affine, ORIGINAL, {**info, **about})
