@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -80,10 +82,15 @@ class Access:
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> "Access":
-        """Read MONAI Label's --conf; the token may come from the environment, which other users do not see."""
+        """Read MONAI Label's --conf, which it writes into its log: the token comes from the environment alone."""
         from monailabel.config import settings  # here: the environment must be complete when it is imported
+        from monailabel.endpoints.user import auth
 
-        token = chosen_token({"--conf token": conf.get("token"), TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
+        if "token" in conf:
+            raise InputError(f"--conf token: it is in MONAI Label's log by now; set {TOKEN_VARIABLE} to another one")
+        # Which leaves the algorithm out, so that PyJWT takes no token at all; Keycloak signs with RS256.
+        auth.jwt = SimpleNamespace(decode=partial(jwt.decode, algorithms=["RS256"]))
+        token = chosen_token({TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
         return cls(token, parse_origins(str(conf.get("origins") or "")), settings.MONAI_LABEL_AUTH_ENABLE)
 
     def check_address(self, request: Request) -> None:
@@ -99,7 +106,7 @@ class Access:
 
     def user(self, request: Request) -> str:
         """Return the name behind a request's token or cookie, "" where none is needed; 401 where it is not proven."""
-        given, path = _proof(request), request.scope["path"]
+        given, path = proof(request), request.scope["path"]
         if request.method == "OPTIONS" or path in OPEN_PATHS or (path == "/auth/" and not given):
             return ""
         try:
@@ -130,7 +137,8 @@ class Access:
         return hashlib.sha256(b"cardiac_label session " + self.token.encode()).digest()
 
 
-def _proof(request: Request) -> str:
+def proof(request: Request) -> str:
+    """Return the token or session that a request brings along, "" where it brings none."""
     bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
     return bearer[1] if bearer else request.cookies.get(COOKIE, "")
 
@@ -168,7 +176,7 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/cine/slicer")
     async def slicer(request: Request) -> dict:
-        given = _proof(request)  # a session is carried as it is, so that it ends when it should
+        given = proof(request)  # a session is carried as it is, so that it ends when it should
         session = access.session(current_user.get()) if access._is_token(given) else given
         return {"server": f"{request.base_url}as/{session}" if access.token else str(request.base_url)}
 
@@ -183,7 +191,7 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/auth/")
     async def enabled(request: Request) -> dict:
-        return {"enabled": bool(access.token) and not _proof(request)}  # the guard has looked at what there is
+        return {"enabled": bool(access.token) and not proof(request)}  # the guard has looked at what there is
 
     @router.post("/auth/token")
     async def token(username: Annotated[str, Form()], password: Annotated[str, Form()]) -> dict:
