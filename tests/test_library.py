@@ -55,8 +55,10 @@ def test_ed_and_es_come_first_and_labelled_phases_after(library, tmp_path):
     assert [entry.id for entry in library.entries()] == first
     rest = ["PHANTOM_phase03", "PHANTOM_phase04", "one_4d_phase03", "one_4d_phase04"]
     assert [entry.id for entry in library.entries(all_phases=True)] == first + rest
-    library.save("one_4d_phase04", label_file(library, "one_4d_phase04", tmp_path)[1], ORIGINAL, {})
-    assert [entry.id for entry in library.entries()] == [*first, "one_4d_phase04"]
+    for image, tag in (("one_4d_phase04", ORIGINAL), ("PHANTOM_phase04", FINAL)):
+        library.save(image, label_file(library, image, tmp_path)[1], tag, {"source": DRAWN})
+    library.propose("one_4d_phase03", library.label_array("one_4d_phase04", ORIGINAL), source="model")
+    assert [entry.id for entry in library.entries()] == [*first, "PHANTOM_phase04", "one_4d_phase04"]
 
 
 def test_all_phases_are_listed_where_asked_for(studies, tmp_path):
@@ -237,9 +239,10 @@ def test_a_study_that_goes_away_takes_its_images_along(studies, library):
 
 def test_facts_are_kept_with_an_image(library):
     library.image_path("PHANTOM_phase01")
-    library.keep_facts("PHANTOM_phase01", {"strategy": {"random": 1}, "version": "other"})
+    answered = {"id": "x", "path": "/etc", "checksum": "0", "name": "x", "strategy": {"random": 1}, "locked_by": "me"}
+    library.keep_facts("PHANTOM_phase01", {"note": "blurred", "version": "other"} | answered)
     library.keep_facts("PHANTOM_phase01", {"skipped": True})
-    assert library.image_facts("PHANTOM_phase01") == {"strategy": {"random": 1}, "skipped": True}
+    assert library.image_facts("PHANTOM_phase01") == {"note": "blurred", "skipped": True}
     assert library.image_facts("PHANTOM_phase02") == {}
 
 
