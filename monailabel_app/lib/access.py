@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -89,7 +88,7 @@ class Access:
         if "token" in conf:
             raise InputError(f"--conf token: it is in MONAI Label's log by now; set {TOKEN_VARIABLE} to another one")
         # Which leaves the algorithm out, so that PyJWT takes no token at all; Keycloak signs with RS256.
-        auth.jwt = SimpleNamespace(decode=partial(jwt.decode, algorithms=["RS256"]))
+        auth.jwt = SimpleNamespace(decode=lambda token, key, options: jwt.decode(token, key, ["RS256"], options))
         token = chosen_token({TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
         return cls(token, parse_origins(str(conf.get("origins") or "")), settings.MONAI_LABEL_AUTH_ENABLE)
 
@@ -106,7 +105,7 @@ class Access:
 
     def user(self, request: Request) -> str:
         """Return the name behind a request's token or cookie, "" where none is needed; 401 where it is not proven."""
-        given, path = proof(request), request.scope["path"]
+        given, path = _proof(request), request.scope["path"]
         if request.method == "OPTIONS" or path in OPEN_PATHS or (path == "/auth/" and not given):
             return ""
         try:
@@ -120,6 +119,12 @@ class Access:
         except jwt.InvalidTokenError as error:
             kind = HTTPException if not given or isinstance(error, jwt.ExpiredSignatureError) else GuessedError
             raise kind(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"}) from error
+
+    async def stock_user(self, request: Request) -> Any:
+        """Return who makes a request in MONAI Label's terms, by Keycloak's cookie too."""
+        from monailabel.endpoints.user.auth import User, from_token
+
+        return from_token(_proof(request)) if self.keycloak else User(username=current_user.get())
 
     def session(self, user: str, token: str | None = None) -> str:
         """Return a signed session of a user, who is known already or proves it by the token."""
@@ -137,8 +142,7 @@ class Access:
         return hashlib.sha256(b"cardiac_label session " + self.token.encode()).digest()
 
 
-def proof(request: Request) -> str:
-    """Return the token or session that a request brings along, "" where it brings none."""
+def _proof(request: Request) -> str:
     bearer = re.fullmatch("bearer (.+)", request.headers.get("authorization", ""), re.IGNORECASE)
     return bearer[1] if bearer else request.cookies.get(COOKIE, "")
 
@@ -176,7 +180,7 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/cine/slicer")
     async def slicer(request: Request) -> dict:
-        given = proof(request)  # a session is carried as it is, so that it ends when it should
+        given = _proof(request)  # a session is carried as it is, so that it ends when it should
         session = access.session(current_user.get()) if access._is_token(given) else given
         return {"server": f"{request.base_url}as/{session}" if access.token else str(request.base_url)}
 
@@ -191,7 +195,7 @@ def login_router(access: Access) -> APIRouter:
 
     @router.get("/auth/")
     async def enabled(request: Request) -> dict:
-        return {"enabled": bool(access.token) and not proof(request)}  # the guard has looked at what there is
+        return {"enabled": bool(access.token) and not _proof(request)}  # the guard has looked at what there is
 
     @router.post("/auth/token")
     async def token(username: Annotated[str, Form()], password: Annotated[str, Form()]) -> dict:

@@ -17,9 +17,8 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from monailabel.config import settings
 from monailabel.endpoints import datastore, infer
-from monailabel.endpoints.user.auth import User, from_token, get_current_user
+from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces import exception as stock
 from monailabel.utils.async_tasks.task import AsyncTask
 from pydantic import AfterValidator, FiniteFloat, JsonValue, StringConstraints, TypeAdapter, ValidationError
@@ -34,8 +33,7 @@ from cardiac_cine.annotation.jobs import QueueError, when_gone
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
-from monailabel_app.lib.access import Access, GuessedError, carried_session, current_user, login_router, proof
-from monailabel_app.lib.access import upload_folder
+from monailabel_app.lib.access import Access, GuessedError, carried_session, current_user, login_router, upload_folder
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +230,7 @@ def install(app: Any) -> None:
         fastapi_app.router.routes.insert(0, fastapi_app.router.routes.pop())
     for kind in (HTTPException, RequestValidationError, stock.MONAILabelException, InputError, QueueError, Exception):
         fastapi_app.add_exception_handler(kind, answer)
-    fastapi_app.dependency_overrides[get_current_user] = _stock_user
+    fastapi_app.dependency_overrides[get_current_user] = access.stock_user
     # In place of the stock middleware, which lets every origin in.
     methods, headers = ["GET", "HEAD", "PUT", "POST", "DELETE"], ["Authorization", "Content-Type"]
     cors = Middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=methods, allow_headers=headers)
@@ -306,10 +304,6 @@ noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 
 def _upload_file(suffix: str) -> SimpleNamespace:
     return SimpleNamespace(name=f"{upload_folder.get()}/upload{suffix}")
-
-
-async def _stock_user(request: Request) -> User:
-    return from_token(proof(request)) if settings.MONAI_LABEL_AUTH_ENABLE else User(username=current_user.get())
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -177,7 +177,13 @@ def test_the_servers_result_is_not_a_clients_to_change(datastore):
 
 
 def test_each_next_sample_is_answered_in_the_servers_own_words(datastore, monkeypatch):
-    offered = {"id": "one_4d_phase01", "strategy": "random", "reason": "By chance.", "score": None, "checksum": "SHA256:1"}
+    offered = {
+        "id": "one_4d_phase01",
+        "strategy": "random",
+        "reason": "By chance.",
+        "score": None,
+        "checksum": "SHA256:1",
+    }
     app = SimpleNamespace(info=dict, next_sample=lambda request: dict(offered), datastore=lambda: datastore)
     monkeypatch.setattr(activelearning, "app_instance", lambda: app)
     others = {"path": "/etc/hostname", "locked_by": "me", "StudyInstanceUID": "1.2"}

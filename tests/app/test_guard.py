@@ -381,7 +381,7 @@ def test_who_keycloak_knows_is_served_under_that_name_and_with_these_roles(app, 
     answered = ask(app, "GET", "/info/", access=keycloak, headers=headers)
     assert (answered.status_code, answered.json()["user"]) == (200, "ann")
     request = Request({"type": "http", "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()]})
-    user = asyncio.run(guard._stock_user(request))
+    user = asyncio.run(keycloak.stock_user(request))
     assert (user.username, user.roles) == ("ann", ["monailabel-user"])
 
 
