@@ -67,14 +67,17 @@ def test_a_label_of_an_earlier_time_does_not_replace_a_later_one(store):
 
 def test_facts_are_added_to_the_version_they_are_about(store):
     store.save("a", MASK, AFFINE, "final", {"covers": {"slices": [0]}})
-    first = store.info("a", "final")["name"]
-    store.update("a", "final", {"name": "../../x", "covers": {}, "more": 1})
-    assert store.info("a", "final")["name"] == first
-    assert store.info("a", "final")["covers"] == {"slices": [0]} and store.info("a", "final")["more"] == 1
+    first = store.info("a", "final")
+    own = {"name": "../../x", "covers": {}, "utc": "", "ts": 0, "of": "", "source": "drawn", "model": "m"}
+    store.update("a", "final", own | {"SeriesInstanceUID": "1.2", "SOPInstanceUID": "1.3", "more": 1})
+    assert store.info("a", "final") == first | {"more": 1}
+    store.note_stored("a", "final", {"SeriesInstanceUID": "1.4"}, first["name"])
+    assert store.info("a", "final") == first | {"more": 1, "SeriesInstanceUID": "1.4"}
     store.save("a", MASK, AFFINE, "final", {})
-    store.update("a", "final", {"late": 1}, first)
-    assert "late" not in store.info("a", "final")
+    store.note_stored("a", "final", {"SeriesInstanceUID": "1.5"}, first["name"])
+    assert "SeriesInstanceUID" not in store.info("a", "final")
     store.update("b", "final", {"x": 1})
+    store.note_stored("b", "final", {"x": 1}, "")
     assert store.info("b", "final") == {}
 
 

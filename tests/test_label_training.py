@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -302,6 +303,9 @@ def test_too_few_labels_are_refused(place, tmp_path, labels, message):
         place.label([patient], tmp_path, drawn=drawn)
     with pytest.raises(InputError, match=message):
         place.train()
+    status = place.training.status()
+    assert (status.state, status.progress.epoch, status.progress.records) == ("failed", 0, ())
+    assert re.search(message, status.result["error"])
 
 
 def test_all_that_is_wrong_with_a_request_is_said():

@@ -55,8 +55,10 @@ def test_ed_and_es_come_first_and_labelled_phases_after(library, tmp_path):
     assert [entry.id for entry in library.entries()] == first
     rest = ["PHANTOM_phase03", "PHANTOM_phase04", "one_4d_phase03", "one_4d_phase04"]
     assert [entry.id for entry in library.entries(all_phases=True)] == first + rest
-    library.save("one_4d_phase04", label_file(library, "one_4d_phase04", tmp_path)[1], ORIGINAL, {})
-    assert [entry.id for entry in library.entries()] == [*first, "one_4d_phase04"]
+    for image, tag in (("one_4d_phase04", ORIGINAL), ("PHANTOM_phase04", FINAL)):
+        library.save(image, label_file(library, image, tmp_path)[1], tag, {"source": DRAWN})
+    library.propose("one_4d_phase03", library.label_array("one_4d_phase04", ORIGINAL), source="model")
+    assert [entry.id for entry in library.entries()] == [*first, "PHANTOM_phase04", "one_4d_phase04"]
 
 
 def test_all_phases_are_listed_where_asked_for(studies, tmp_path):
@@ -237,9 +239,10 @@ def test_a_study_that_goes_away_takes_its_images_along(studies, library):
 
 def test_facts_are_kept_with_an_image(library):
     library.image_path("PHANTOM_phase01")
-    library.keep_facts("PHANTOM_phase01", {"strategy": {"random": 1}, "version": "other"})
+    answered = {"id": "x", "path": "/etc", "checksum": "0", "name": "x", "strategy": {"random": 1}, "locked_by": "me"}
+    library.keep_facts("PHANTOM_phase01", {"note": "blurred", "version": "other"} | answered)
     library.keep_facts("PHANTOM_phase01", {"skipped": True})
-    assert library.image_facts("PHANTOM_phase01") == {"strategy": {"random": 1}, "skipped": True}
+    assert library.image_facts("PHANTOM_phase01") == {"note": "blurred", "skipped": True}
     assert library.image_facts("PHANTOM_phase02") == {}
 
 
@@ -287,10 +290,13 @@ def test_what_stands_for_an_image(library, tmp_path):
     library.save(image, path, ORIGINAL, {"source": DRAWN})  # drawn on
     assert state() == (ORIGINAL, ORIGINAL, True)
     library.propose(image, mask, source="model")
+    assert state() == (ORIGINAL, ORIGINAL, True)
+    library.save(image, path, FINAL, {"source": DRAWN})
+    library.propose(image, mask, source="model")
     assert state() == (ORIGINAL, FINAL, True)
 
 
-def test_what_nobody_asked_for_takes_no_drawings_place(library, tmp_path):
+def test_a_proposal_takes_no_drawings_place(library, tmp_path):
     drawn, finished, empty = "one_4d_phase01", "one_4d_phase02", "one_4d_phase03"
     masks = {}
     for image, tag in ((drawn, ORIGINAL), (finished, FINAL)):
@@ -302,8 +308,10 @@ def test_what_nobody_asked_for_takes_no_drawings_place(library, tmp_path):
     np.testing.assert_array_equal(library.label_array(finished, FINAL), masks[finished])
     assert library.label_array(finished, ORIGINAL) is None
     assert library.label_array(empty, ORIGINAL).all()
-    library.propose(drawn, np.ones_like(masks[drawn]), source="model")
-    assert library.label_array(drawn, ORIGINAL).all()
+    for image in (drawn, finished):
+        library.propose(image, np.ones_like(masks[drawn]), source="model")
+    np.testing.assert_array_equal(library.label_array(drawn, ORIGINAL), masks[drawn])
+    assert library.label_array(finished, ORIGINAL).all() and library.standing(finished) == FINAL
 
 
 @pytest.fixture

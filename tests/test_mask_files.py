@@ -1,3 +1,7 @@
+import contextlib
+import gzip
+import struct
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -171,6 +175,56 @@ def test_files_that_are_none_are_refused_without_their_path(name, tmp_path):
     with pytest.raises(InputError, match="the label is not readable") as error:
         read_mask(tmp_path / name, IMAGE)
     assert str(tmp_path) not in str(error.value)
+
+
+def with_extension(path, size, *, announced=None, version=nib.Nifti1Image):
+    """Write the mask with a header extension of zeros, of which the offset of the voxels may say something else."""
+    header = version(MASK, AFFINE, dtype=np.uint8).header
+    offset = header.single_vox_offset + size
+    header["magic"], header["vox_offset"] = header.single_magic, offset if announced is None else announced
+    with gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb") as stream:
+        stream.write(header.binaryblock + bytes([1, 0, 0, 0]) + struct.pack("<ii", size, 6))
+        for start in range(8, size, 1 << 20):
+            stream.write(bytes(min(1 << 20, size - start)))
+        stream.write(MASK.tobytes(order="F"))
+    return path
+
+
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_short_header_extension_is_passed_over(suffix, version, tmp_path):
+    path = with_extension(tmp_path / f"a{suffix}", 4096, version=version)
+    np.testing.assert_array_equal(read_mask(path, IMAGE), MASK)
+
+
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(
+    ("announced", "message"),
+    [
+        (None, r"the label's header takes 50000\d{3} bytes, expected at most 65536"),
+        (1024, "the label is not readable"),
+        (0, "the label is not readable"),
+    ],
+)
+def test_a_long_header_extension_is_refused_before_it_is_read(announced, message, version, tmp_path):
+    size = 50_000_000 - 50_000_000 % 16
+    path = with_extension(tmp_path / "a.nii.gz", size, announced=announced, version=version)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message):
+            read_mask(path, IMAGE)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_damaged_is_read_or_refused_in_words(tmp_path):
+    path = write(MASK, AFFINE, tmp_path / "a.nii.gz")
+    whole = bytearray(path.read_bytes())
+    for place in range(10, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(InputError):
+            read_mask(path, IMAGE)
 
 
 def test_a_cine_is_no_mask(tmp_path):

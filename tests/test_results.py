@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cardiac_cine.results import all_there, files_below, publish, read_measurements
+from cardiac_cine.results import all_there, publish, read_measurements, result_files
 
 
 def write(folder, *names, content="{}"):
@@ -44,5 +44,5 @@ def test_results_replace_an_earlier_runs_and_leave_the_rest(tmp_path):
     write(tmp_path / "a", "a_measurements.json", "a_report.html", "a_seg_dicom/1.dcm", "a_sr.dcm", "notes.txt")
     write(tmp_path / "new", "a_measurements.json", "a_seg.nii.gz", content='{"x": 1}')
     publish(tmp_path / "new", tmp_path / "a")
-    assert files_below(tmp_path / "a") == ["a_measurements.json", "a_seg.nii.gz", "notes.txt"]
+    assert result_files(tmp_path / "a") == ["a_measurements.json", "a_seg.nii.gz", "notes.txt"]
     assert read_measurements(tmp_path / "a") == {"x": 1}

@@ -51,6 +51,12 @@ def test_a_killed_process_owns_nothing(tmp_path):
     assert not is_owned(tmp_path)
 
 
+def test_progress_of_a_run_that_is_not_started(tmp_path):
+    found = progress(tmp_path)
+    assert (found.epoch, found.total_epochs, found.best, found.best_epoch, found.records) == (0, 0, None, 0, ())
+    assert found.started == tmp_path.stat().st_mtime
+
+
 def test_progress_before_the_first_epoch(tmp_path):
     found = progress(started(tmp_path))
     assert (found.epoch, found.total_epochs, found.best, found.best_epoch, found.records) == (0, 100, None, 0, ())

@@ -19,7 +19,7 @@ from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import RV
 from cardiac_cine.patients import Known
-from cardiac_cine.results import files_below
+from cardiac_cine.results import result_files
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
 from cardiac_cine.workflow import NO_DICOM, Options, Workflow, segment_study
@@ -140,14 +140,14 @@ def test_a_study_of_which_a_file_is_gone_is_not_finished(segmenter, tmp_path):
     out = tmp_path / "out"
     workflow = Workflow(segmenter, out, {"agreement": False, "dicom_seg": True})
     workflow.run(found).check()
-    written = files_below(out / "a")
+    written = result_files(out / "a")
     phases = [f"a_seg_dicom/phase{number:02d}_seg.dcm" for number in (1, 2, 3, 4)]
     assert written == sorted(["a_measurements.json", "a_report.html", "a_seg.nii.gz", "a_sr.dcm", *phases])
     assert statuses(workflow.run(found)) == {"a": "skipped"}
     for name in ("a_report.html", "a_seg.nii.gz", phases[2]):
         (out / "a" / name).unlink()
         assert statuses(workflow.run(found)) == {"a": "done"}
-        assert files_below(out / "a") == written
+        assert result_files(out / "a") == written
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
@@ -241,7 +241,7 @@ def test_results_in_dicom_are_left_out_where_the_study_is_not_in_dicom(segmenter
     workflow = Workflow(segmenter, tmp_path / "out", {"agreement": False, "dicom_seg": True})
     workflow.run(find_studies(path)).check()
     folder = tmp_path / "out" / "a"
-    assert files_below(folder) == ["a_measurements.json", "a_report.html", "a_seg.nii.gz"]
+    assert result_files(folder) == ["a_measurements.json", "a_report.html", "a_seg.nii.gz"]
     assert content_of(tmp_path / "out", "a")["remarks"][-1] == NO_DICOM
     assert not any(NO_DICOM in flag["reason"] for flag in content_of(tmp_path / "out", "a")["quality_flags"])
     assert NO_DICOM in (folder / "a_report.html").read_text()

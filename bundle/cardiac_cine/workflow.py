@@ -33,9 +33,9 @@ from cardiac_cine.results import (
     MEASUREMENTS,
     REPORT,
     all_there,
-    result_files,
     publish,
     read_measurements,
+    result_files,
 )
 from cardiac_cine.runs import DONE, FAILED, SKIPPED, Outcome, Run
 from cardiac_cine.segmenter import Segmenter

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -80,10 +81,15 @@ class Access:
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> "Access":
-        """Read MONAI Label's --conf; the token may come from the environment, which other users do not see."""
+        """Read MONAI Label's --conf, which it writes into its log: the token comes from the environment alone."""
         from monailabel.config import settings  # here: the environment must be complete when it is imported
+        from monailabel.endpoints.user import auth
 
-        token = chosen_token({"--conf token": conf.get("token"), TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
+        if "token" in conf:
+            raise InputError(f"--conf token: it is in MONAI Label's log by now; set {TOKEN_VARIABLE} to another one")
+        # Which leaves the algorithm out, so that PyJWT takes no token at all; Keycloak signs with RS256.
+        auth.jwt = SimpleNamespace(decode=lambda token, key, options: jwt.decode(token, key, ["RS256"], options))
+        token = chosen_token({TOKEN_VARIABLE: os.environ.get(TOKEN_VARIABLE)})
         return cls(token, parse_origins(str(conf.get("origins") or "")), settings.MONAI_LABEL_AUTH_ENABLE)
 
     def check_address(self, request: Request) -> None:
@@ -113,6 +119,12 @@ class Access:
         except jwt.InvalidTokenError as error:
             kind = HTTPException if not given or isinstance(error, jwt.ExpiredSignatureError) else GuessedError
             raise kind(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"}) from error
+
+    async def stock_user(self, request: Request) -> Any:
+        """Return who makes a request in MONAI Label's terms, by Keycloak's cookie too."""
+        from monailabel.endpoints.user.auth import User, from_token
+
+        return from_token(_proof(request)) if self.keycloak else User(username=current_user.get())
 
     def session(self, user: str, token: str | None = None) -> str:
         """Return a signed session of a user, who is known already or proves it by the token."""

@@ -179,12 +179,8 @@ class CineDatastore(Library, Datastore):
         return {tag: self.labels.all(tag) for tag in TAGS}
 
     def _about_image(self, image_id: str) -> dict[str, Any]:
-        labels = {
-            tag: {"ext": ".nii.gz", "info": known[image_id]}
-            for tag, known in self._known().items()
-            if image_id in known
-        }
-        return {"image": {"ext": ".nii.gz", "info": self.get_image_info(image_id)}, "labels": labels}
+        tags = {tag: {"ext": ".nii.gz", "info": of[image_id]} for tag, of in self._known().items() if image_id in of}
+        return {"image": {"ext": ".nii.gz", "info": self.get_image_info(image_id)}, "labels": tags}
 
 
 def _tag(tag: str) -> str:

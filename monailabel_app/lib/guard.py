@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from monailabel.endpoints import datastore, infer
-from monailabel.endpoints.user.auth import User, get_current_user
+from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces import exception as stock
 from monailabel.utils.async_tasks.task import AsyncTask
 from pydantic import AfterValidator, FiniteFloat, JsonValue, StringConstraints, TypeAdapter, ValidationError
@@ -184,7 +184,7 @@ class Guard:
     async def _refuse(self, request: Request) -> None:
         client = request.client.host if request.client else ""
         logger.warning("a sign-in from %s was refused", client)
-        await asyncio.to_thread(self._app.audit, "sign-in refused", path=request.scope["path"], client=client)
+        await asyncio.to_thread(self._app.audit, "sign-in refused", path=request.scope["path"][:200], client=client)
         await asyncio.sleep(REFUSED_SECONDS)  # here, where it holds up nobody else
 
     async def _check(self, rule: Rule, request: Request) -> dict[str, Any]:
@@ -230,8 +230,7 @@ def install(app: Any) -> None:
         fastapi_app.router.routes.insert(0, fastapi_app.router.routes.pop())
     for kind in (HTTPException, RequestValidationError, stock.MONAILabelException, InputError, QueueError, Exception):
         fastapi_app.add_exception_handler(kind, answer)
-    if not access.keycloak:
-        fastapi_app.dependency_overrides[get_current_user] = _stock_user
+    fastapi_app.dependency_overrides[get_current_user] = access.stock_user
     # In place of the stock middleware, which lets every origin in.
     methods, headers = ["GET", "HEAD", "PUT", "POST", "DELETE"], ["Authorization", "Content-Type"]
     cors = Middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=methods, allow_headers=headers)
@@ -305,10 +304,6 @@ noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 
 def _upload_file(suffix: str) -> SimpleNamespace:
     return SimpleNamespace(name=f"{upload_folder.get()}/upload{suffix}")
-
-
-async def _stock_user() -> User:
-    return User(username=current_user.get())
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -112,12 +112,12 @@ class Correction(CineTask):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._seen: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._seen: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]] = {}
 
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Correct; the next click in the phase needs no network."""
-        seeds, key = seeds_from_request(request, cine.array.shape[:3]), (entry.id, model)
-        if key not in self._seen:
+        seeds, version = seeds_from_request(request, cine.array.shape[:3]), self.datastore.listed(entry.id).version
+        if (key := (entry.id, version, model)) not in self._seen:
             kept = [*self._seen.items()][-_SEEN:]
             self._seen = dict([*kept, (key, segment_with_probabilities(segmenter, cine.frame(entry.phase)))])
         automatic, probabilities = self._seen[key]

@@ -13,7 +13,6 @@ from monailabel.interfaces.tasks.train import TrainTask
 from cardiac_cine.annotation.label_training import RUNNING, STARTS, LabelTraining, Options
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.training_runs import KEY_METRIC
-from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain
 from monailabel_app.lib.datastore import CineDatastore
 from monailabel_app.lib.state import State
@@ -55,7 +54,4 @@ class CineTraining(TrainTask):
 
     def __call__(self, request: dict[str, Any], datastore: CineDatastore) -> dict[str, Any]:
         """Train as asked and return what came of it."""
-        options = Options.of({"device": self._devices, **request})
-        if options.device not in self._devices:
-            raise InputError(f"device is {options.device!r}, expected one of {self._devices}")
-        return self.runs.train(datastore, options)
+        return self.runs.train(datastore, {"device": self._devices, **request}, self._devices)

@@ -3,11 +3,13 @@ import io
 import json
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from dicom_sources import phantom, write_cine
+from monailabel.endpoints import activelearning
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
@@ -72,7 +74,7 @@ def test_lists_and_counts(datastore, tmp_path):
     # A phase beyond ED and ES counts once it is labelled, so that no more are completed than there are.
     save(datastore, "one_4d_phase04", tmp_path)
     save(datastore, "one_4d_phase04", tmp_path, value=2)
-    save(datastore, "PHANTOM_phase03", tmp_path, tag=DefaultLabelTag.ORIGINAL)
+    save(datastore, "PHANTOM_phase03", tmp_path, tag=DefaultLabelTag.ORIGINAL, source="drawn")
     status = datastore.status()
     assert (status["total"], status["completed"]) == (6, 2)
     assert status["label_tags"] == {"final": 2, "original": 1}
@@ -112,9 +114,9 @@ def test_what_clients_show_of_an_image(datastore):
         "SourceSeriesInstanceUID": datastore.instances(entry.id)[0][1],
     }
     assert "StudyInstanceUID" not in datastore.get_image_info("one_4d_phase01")
-    datastore.update_image_info("one_4d_phase01", {"strategy": {"random": {"ts": 1}}, "case": "other"})
+    datastore.update_image_info("one_4d_phase01", {"note": "blurred", "case": "other"})
     info = datastore.get_image_info("one_4d_phase01")
-    assert info["strategy"] == {"random": {"ts": 1}} and info["case"] == "one_4d"
+    assert info["note"] == "blurred" and info["case"] == "one_4d"
 
 
 def test_labels(datastore, tmp_path):
@@ -172,6 +174,23 @@ def test_the_servers_result_is_not_a_clients_to_change(datastore):
     datastore.update_image_info("one_4d_phase01", {"result": 5, "note": "blurred"})
     info = datastore.get_image_info("one_4d_phase01")
     assert (info["result"], info["note"]) == ({"model": "abc"}, "blurred")
+
+
+def test_each_next_sample_is_answered_in_the_servers_own_words(datastore, monkeypatch):
+    offered = {
+        "id": "one_4d_phase01",
+        "strategy": "random",
+        "reason": "By chance.",
+        "score": None,
+        "checksum": "SHA256:1",
+    }
+    app = SimpleNamespace(info=dict, next_sample=lambda request: dict(offered), datastore=lambda: datastore)
+    monkeypatch.setattr(activelearning, "app_instance", lambda: app)
+    others = {"path": "/etc/hostname", "locked_by": "me", "StudyInstanceUID": "1.2"}
+    datastore.update_image_info("one_4d_phase01", dict.fromkeys(offered, "x") | {"strategy": {}, "note": "y"} | others)
+    for _ in range(2):
+        found = activelearning.sample("random", {"client_id": "me"})
+        assert offered.items() <= found.items() and found["note"] == "y" and not others.keys() & found.keys()
 
 
 @pytest.mark.parametrize("strategy", [5, None, "random", []])

@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import httpx
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.responses import StreamingResponse
+from monailabel.config import settings
+from monailabel.endpoints.user import auth
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelError, MONAILabelException
 from pydantic import TypeAdapter, ValidationError
 
 from cardiac_cine.annotation.jobs import Jobs
 from cardiac_cine.errors import InputError
 from monailabel_app.lib import guard
-from monailabel_app.lib.access import Access, current_user, login_router
+from monailabel_app.lib.access import TOKEN_VARIABLE, Access, current_user, login_router
 from monailabel_app.lib.guard import Guard
 
 TOKEN = "correct horse battery"
@@ -337,6 +341,60 @@ def test_a_wrong_token_waits_and_is_noted_wherever_it_is_tried(app, monkeypatch,
     assert app.events == [
         ("anonymous", "sign-in refused", {"path": path.replace("/as/guessed", ""), "client": "127.0.0.1"})
     ]
+
+
+def test_a_refused_request_adds_little_to_the_audit_log(app, monkeypatch):
+    monkeypatch.setattr(guard, "REFUSED_SECONDS", 0)
+    headers = {"Authorization": "Bearer guessed"}
+    assert ask(app, "GET", "/" + 60_000 * "a", access=Access(TOKEN), headers=headers).status_code == 401
+    [(_, _, what)] = app.events
+    assert what["path"] == "/" + 199 * "a"
+
+
+@pytest.fixture(scope="module")
+def realm():
+    """A Keycloak's key: signs tokens, and its public part as Keycloak tells it."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return SimpleNamespace(private=private, public=private.public_key().public_bytes(*form).decode())
+
+
+@pytest.fixture
+def keycloak(realm, monkeypatch):
+    """The access and the stock dependency of a server behind that Keycloak."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+    monkeypatch.setattr(auth, "get_public_key", lambda uri: realm.public)
+    monkeypatch.setattr(auth, "jwt", jwt)
+    return Access.from_conf({})
+
+
+def signed(key, algorithm="RS256", **claims):
+    known = {"preferred_username": "ann", "email": "a@b", "name": "Ann", "realm_access": {"roles": ["monailabel-user"]}}
+    return jwt.encode(known | {"aud": "account", "exp": time.time() + 60, **claims}, key, algorithm)
+
+
+@pytest.mark.parametrize("place", ["header", "cookie"])
+def test_who_keycloak_knows_is_served_under_that_name_and_with_these_roles(app, realm, keycloak, place):
+    token = signed(realm.private)
+    headers = {"Authorization": f"Bearer {token}"} if place == "header" else {"Cookie": f"cardiac_label={token}"}
+    answered = ask(app, "GET", "/info/", access=keycloak, headers=headers)
+    assert (answered.status_code, answered.json()["user"]) == (200, "ann")
+    request = Request({"type": "http", "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()]})
+    user = asyncio.run(keycloak.stock_user(request))
+    assert (user.username, user.roles) == ("ann", ["monailabel-user"])
+
+
+def test_keycloak_must_have_signed_a_token_and_it_must_not_have_ended(app, realm, keycloak, monkeypatch):
+    monkeypatch.setattr(guard, "REFUSED_SECONDS", 0)
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    refused = [signed(other), signed(realm.private, exp=1), signed(realm.private, "RS512"), signed(None, "none")]
+    refused += [signed("a secret of more than 32 characters", "HS256"), "guessed"]
+    for token in refused:
+        headers = {"Authorization": f"Bearer {token}"}
+        assert ask(app, "GET", "/info/", access=keycloak, headers=headers).status_code == 401
+    assert ask(app, "GET", "/info/", access=keycloak).status_code == 401
+    assert len(app.events) == len(refused) - 1
 
 
 def test_who_has_no_token_or_had_a_session_has_guessed_nothing(app):

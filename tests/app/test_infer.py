@@ -1,4 +1,5 @@
 import json
+import shutil
 import tempfile
 from contextlib import nullcontext
 from contextvars import copy_context
@@ -118,8 +119,8 @@ def test_a_whole_cine_is_segmented_at_once(app, monkeypatch):
     assert {"few_phases", "low_confidence"} <= {flag["code"] for flag in params["quality_flags"]}
 
 
-@pytest.mark.parametrize("request_", [{"asked": False}, {"whole_cine": True}])
-def test_what_is_drawn_by_hand_stays_where_many_phases_are_segmented(app, request_):
+@pytest.mark.parametrize("request_", [{}, {"asked": False}, {"whole_cine": True}])
+def test_what_is_drawn_by_hand_and_not_saved_stays(app, request_):
     drawn = np.zeros(app.cine.array.shape[:3], np.uint8)
     drawn[40:60, 40:60, 1] = LV
     with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
@@ -128,7 +129,7 @@ def test_what_is_drawn_by_hand_stays_where_many_phases_are_segmented(app, reques
     mask, _ = ask(app.segmentation, **request_)
     assert (mask != drawn).any()
     np.testing.assert_array_equal(app.datastore.label_array(ID, ORIGINAL), drawn)
-    np.testing.assert_array_equal(ask(app.segmentation)[0], app.datastore.label_array(ID, ORIGINAL))
+    assert app.datastore.get_label_info(ID, ORIGINAL)["source"] == DRAWN
 
 
 def test_a_cancelled_cine_stops_and_leaves_nothing(app, monkeypatch):
@@ -174,6 +175,19 @@ def test_the_second_click_needs_no_network(app, monkeypatch):
     ask(app.correction, background=[[5, 5, 0]])
     monkeypatch.setattr(type(app.segmenter), "predict", None)
     ask(app.correction, background=[[5, 6, 0]])
+
+
+def test_clicks_in_an_image_that_was_replaced_are_about_the_new_one(app, studies, tmp_path):
+    cine, studies = app.cine, shutil.copytree(studies, tmp_path / "studies")
+    app.correction.datastore = datastore = CineDatastore(LocalSource(studies), State(tmp_path / "other"))
+    ask(app.correction, background=[[0, 0, 0]])
+    for array in (np.roll(cine.array, 20, axis=0), np.ascontiguousarray(cine.array[:, :, :-1])):
+        nib.save(nib.Nifti1Image(array, cine.affine), studies / "heart.nii.gz")
+        datastore.refresh()
+        anew = Correction(datastore, app.correction.models, app.jobs)
+        found, expected = (ask(task, background=[[0, 0, 0]])[0] for task in (app.correction, anew))
+        assert expected.any()
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_corrected_is_the_upload_else_the_latest_label(app):

@@ -140,9 +140,10 @@ def test_a_variable_that_holds_no_token_is_refused(start):
 @pytest.mark.parametrize(
     ("conf", "variable", "message"),
     [
-        ({"token": ""}, None, "--conf token: a token of at least 16 characters is expected, found 0"),
+        ({"token": ""}, None, f"--conf token: it is in MONAI Label's log by now; set {TOKEN_VARIABLE} to another one"),
+        ({"token": TOKEN}, None, f"set {TOKEN_VARIABLE} to another one"),
         ({}, " ", f"{TOKEN_VARIABLE}: a token of at least 16 characters is expected, found 0"),
-        ({"token": TOKEN}, "short", f"{TOKEN_VARIABLE}: a token of at least 16 characters is expected, found 5"),
+        ({}, "short", f"{TOKEN_VARIABLE}: a token of at least 16 characters is expected, found 5"),
         ({"origins": "https://a.org"}, None, "--origins https://a.org: other machines are served only with a token"),
     ],
 )

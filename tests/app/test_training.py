@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -70,8 +71,25 @@ def test_stats_when_a_training_is_over(training, result, status, total_time):
 
 def test_a_request_becomes_options(training, monkeypatch):
     seen = []
-    monkeypatch.setattr(training.runs, "train", lambda datastore, options: seen.append((datastore, options)))
-    training({"model": "cardiac_cine", "max_epochs": 3, "initial": "scratch", "local_rank": 0}, "the datastore")
-    assert seen == [("the datastore", Options(max_epochs=3, initial="scratch"))]
-    with pytest.raises(InputError, match=r"device is 'cuda:99', expected one of \['cpu'"):
-        training({"device": "cuda:99"}, "the datastore")
+    monkeypatch.setattr(training.runs, "_snapshot", lambda library, run: seen.append(library) or [])
+    monkeypatch.setattr(training.runs, "_split", lambda labelled, options, run: seen.append(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training({"model": "cardiac_cine", "max_epochs": 3, "initial": "scratch", "local_rank": 0}, "the datastore")
+    assert seen == ["the datastore", Options(max_epochs=3, initial="scratch")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"device": "cuda:99"}, r"device is 'cuda:99', expected one of \['cpu'"),
+        ({"max_epochs": 0}, "max_epochs is 0, expected a whole number from 1"),
+    ],
+)
+def test_stats_tell_why_a_training_did_not_even_begin(training, request_, message):
+    begun(training, {"status": "published", "seconds": 61.2})
+    with pytest.raises(InputError, match=message):
+        training(request_, "the datastore")
+    stats = json.loads(json.dumps(training.stats(), allow_nan=False))
+    assert (stats["status"], stats["epoch"], stats["total_epochs"], stats["total_time"]) == ("failed", 0, 1, "0:00:00")
+    assert re.search(message, stats["result"]["error"])
+    assert stats["train"]["metrics"] == {} and "best_metric" not in stats

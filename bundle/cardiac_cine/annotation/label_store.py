@@ -18,8 +18,8 @@ from cardiac_cine.annotation.records import Records, clean, durable, write_recor
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_IDS, check_mask
 
-# What the store itself says of a label.
-_OWN = ("name", "utc", "ts", "covers", "of")
+# What this program itself says of a label: its version, what it is about, whose work it is, and where else it is stored.
+_OWN = ("name", "utc", "ts", "covers", "of", "source", "model", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class LabelStore:
@@ -88,13 +88,20 @@ class LabelStore:
         known = self._current[tag].get(name) if tag in self.tags else {}
         return known if known and self._counts(name, known) else {}
 
-    def update(self, name: str, tag: str, info: Mapping[str, Any], version: str = "") -> None:
-        """Keep more with a label, with this version of it where one is named; what the store says stays."""
+    def update(self, name: str, tag: str, info: Mapping[str, Any]) -> None:
+        """Keep more with a label; what this program itself says of it stays, also where that is nothing."""
         with self._lock:
             known = self.info(name, tag)
-            if known and version in ("", known["name"]):
-                own = {key: known[key] for key in _OWN if key in known}
-                self._current[tag].put(name, {**known, **info, **own})
+            if known:
+                more = {key: value for key, value in info.items() if key not in _OWN}
+                self._current[tag].put(name, {**known, **more})
+
+    def note_stored(self, name: str, tag: str, uids: Mapping[str, str], version: str) -> None:
+        """Keep as what a version of a label is stored elsewhere; nothing where another one is current by now."""
+        with self._lock:
+            known = self.info(name, tag)
+            if known.get("name") == version:
+                self._current[tag].put(name, {**known, **uids})
 
     def remove(self, name: str, tag: str) -> None:
         """Take a label off its image; it stays among the versions."""

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -139,7 +139,8 @@ class LabelTraining:
 
     def status(self) -> Status | None:
         """Return how the last training goes, None before the first."""
-        run = max((path.parent for path in self.folder.glob(f"*/{training_runs.ARGUMENTS}")), default=None)
+        files = (training_runs.OWNER, training_runs.ARGUMENTS)
+        run = max((path.parent for name in files for path in self.folder.glob(f"*/{name}")), default=None)
         if run is None:
             return None
         # In this order: a run that ends in between has its result by then.
@@ -149,24 +150,35 @@ class LabelTraining:
         state = result.get("status", RUNNING if owned else INTERRUPTED)
         return Status(run.name, state, result.get("seconds", time.time() - progress.started), progress, result)
 
-    def train(self, library: Library, options: Options) -> dict[str, Any]:
+    def train(
+        self, library: Library, asked: Options | Mapping[str, Any], devices: Collection[str] = ()
+    ) -> dict[str, Any]:
         """Train, compare with the live model, and publish what is not worse.
+
+        Args:
+            library: the images and their labels.
+            asked: options, or a request as :meth:`Options.of` takes it.
+            devices: those to choose from; with none, any.
 
         Returns:
             What came of it, also kept as result.json in the run's folder: "status", "dice" of the new and the live
             model, "training" and "validation" patients, and those of the latter that the live model was trained on.
 
         Raises:
-            InputError: too few labels, or another training goes on.
+            InputError: options that cannot be, another device, too few labels, or another training goes on.
             RuntimeError: training failed or was stopped.
         """
         last = self.status()
         if last and last.state == RUNNING:
             raise InputError(f"training {last.run} is still running, expected one at a time")
         began, run = time.monotonic(), self.folder / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        result: dict[str, Any] = {"run": run.name, "status": FAILED, "options": asdict(options)}
+        result: dict[str, Any] = {"run": run.name, "status": FAILED}
         with training_runs.owned(run):
             try:
+                options = asked if isinstance(asked, Options) else Options.of(asked)
+                result["options"] = asdict(options)
+                if devices and options.device not in devices:
+                    raise InputError(f"device is {options.device!r}, expected one of {list(devices)}")
                 labelled = self._snapshot(library, run)
                 result |= self._split(labelled, options, run)
                 code = training_runs.train(self.bundle_root, run, self._arguments(labelled, result, options))

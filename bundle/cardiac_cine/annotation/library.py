@@ -34,6 +34,10 @@ FINAL, ORIGINAL = "final", "original"
 TAGS = (FINAL, ORIGINAL)
 # The "source" of labels that a person drew.
 DRAWN = "drawn"
+# What is answered about an image beside the facts that are kept with it, and must not be taken for one of them.
+_ANSWERED = {"id", "name", "path", "checksum", "version", "strategy", "reason", "score", "scores"}
+_ANSWERED |= {"locked_by", "locked_until", "skipped_by", "Modality", "PatientID", "StudyDate"}
+_ANSWERED |= {"StudyInstanceUID", "SeriesInstanceUID", "SourceSeriesInstanceUID"}
 _KEY_NAMES = {"ED": "end-diastole", "ES": "end-systole", "": ""}
 _REFRESH_SECONDS = 30
 _EXCHANGE_SECONDS = 300
@@ -54,7 +58,7 @@ class Library:
         source: where the cines are.
         root: gets images/, labels/ and cases/.
         lock: held while writing there; reentrant, and the same for all processes.
-        all_phases: list all phases, not only ED, ES and the labelled ones.
+        all_phases: list all phases, not only ED, ES and those that someone labelled.
 
     Attributes:
         labels: their labels.
@@ -140,8 +144,10 @@ class Library:
         return list(entries_of(case, self._listed[case], record.get("ed"), record.get("es")))
 
     def entries(self, all_phases: bool = False) -> list[Entry]:
-        """Return the images: ED and ES of each cine, then of the rest the labelled ones, or all of it."""
-        records, labelled = self._cases.all(), {image_id for tag in TAGS for image_id in self.labels.all(tag)}
+        """Return the images: ED and ES of each cine, then of the rest those that someone labelled, or all of it."""
+        drafts = self.labels.all(ORIGINAL).items()
+        labelled = {*self.labels.all(FINAL), *(name for name, info in drafts if info.get("source") == DRAWN)}
+        records = self._cases.all()
         entries: list[Entry] = []
         for case, cine in self._listed.items():
             record = records.get(case, {})
@@ -248,11 +254,13 @@ class Library:
 
     def image_facts(self, image_id: str) -> dict[str, Any]:
         """Return what :meth:`keep_facts` kept with an image."""
-        return {key: value for key, value in self._about.get(self.resolve(image_id)).items() if key != "version"}
+        kept = self._about.get(self.resolve(image_id))
+        return {key: value for key, value in kept.items() if key not in _ANSWERED}
 
     def keep_facts(self, image_id: str, facts: Mapping[str, Any]) -> None:
-        """Keep some facts with an image."""
-        self._about.update(self.resolve(image_id), **{key: value for key, value in facts.items() if key != "version"})
+        """Keep some facts with an image, but for those that have the name of what is answered about it anyway."""
+        new = {key: value for key, value in facts.items() if key not in _ANSWERED}
+        self._about.update(self.resolve(image_id), **new)
 
     def save(self, image_id: str, path: Path, tag: str, info: Mapping[str, Any]) -> str:
         """Make a mask in a file an image's label, stored in the source too where it is final; return the image's id.
@@ -304,14 +312,16 @@ class Library:
     def propose(self, image_id: str, mask: np.ndarray, *, asked: bool = True, **info: Any) -> None:
         """Make a mask an image's "original" label, a proposal, which leaves a final one as it is.
 
+        It never takes the place of what somebody draws and has not finished: then nothing is kept.
+
         Args:
             image_id: the image.
             mask: label ids, (x, y, z).
-            asked: someone asked for just this. Otherwise it takes the place of nothing that is :meth:`by_hand`.
+            asked: someone asked for just this. Otherwise it does not stand beside a final label either.
             info: kept with the label.
         """
         entry = self.entry(image_id)
-        if asked or not self.by_hand(entry.id):
+        if not self.by_hand(entry.id) or (asked and self.standing(entry.id) == FINAL):
             affine = self.cine(entry.case).affine
             about = {"covers": coverage(mask), "of": self._digest(entry.case)}
             self.labels.save(entry.id, mask, affine, ORIGINAL, {**info, **about})
@@ -333,7 +343,7 @@ class Library:
                 logger.warning("%s: the label is saved, and goes to the archive later: %s", entry.id, error)
                 return False
             self._taken.put(uids["SeriesInstanceUID"], {"image": entry.id})
-            self.labels.update(entry.id, FINAL, uids, info["name"])
+            self.labels.note_stored(entry.id, FINAL, uids, info["name"])
             return True
 
     def _exchange(self) -> list[str]:

@@ -7,6 +7,7 @@ format"). Tools also reorder and flip axes; voxels and world stay the same, and 
 
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import Opener
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.spatialimages import HeaderDataError
 
 from cardiac_cine import geometry
 from cardiac_cine.errors import InputError
@@ -25,6 +28,8 @@ from cardiac_cine.labels import STRUCTURES
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _IDS = {name.lower(): structure.id for structure in STRUCTURES for name in (structure.key, structure.name)}
+# Before a NIfTI file's voxels; viewers write some hundred bytes. And of a voxel, of the largest type there is.
+_HEADER_BYTES, _VOXEL_BYTES = 1 << 16, 16
 _EXPECTED = f"expected one of {', '.join(structure.key for structure in STRUCTURES)}"
 
 
@@ -99,13 +104,13 @@ def _meanings(segments: Sequence[Mapping[str, Any]], layers: np.ndarray) -> list
 def _read(path: Path, expected: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[Segment]]:
     """Read layers (x, y, z, layer), affine and what the file says of its segments.
 
-    A small file can announce more voxels than fit the memory, so its size is held against the image's before any voxel
-    is read.
+    A small file can announce more voxels, or a longer header, than fit the memory, so both are held against what is
+    expected before they are read.
     """
     kind = "the label is not readable, expected a 3D image (.nii, .nii.gz, .nrrd, .seg.nrrd)"
     try:
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            image = nib.load(path)
+            image = _nifti(path, expected)
             _check_size(image.shape, expected)
             scales = np.linalg.norm(image.affine[:3, :3], axis=0)
             # As LoadImaged repairs it: an sform of other scales than pixdim's gives way to the qform.
@@ -117,7 +122,7 @@ def _read(path: Path, expected: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
         reader.ReadImageInformation()
         _check_size(reader.GetSize(), expected)
         volume = reader.Execute()
-    except (RuntimeError, ImageFileError, OSError, EOFError, ValueError) as error:
+    except (RuntimeError, ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{kind} ({str(error).strip().splitlines()[-1][:200]})".replace(str(path), "it")) from None
@@ -129,6 +134,20 @@ def _read(path: Path, expected: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
     affine[:3, :3] = np.reshape(volume.GetDirection(), (3, 3)) * volume.GetSpacing()
     affine[:3, 3] = volume.GetOrigin()
     return array, _LPS_TO_RAS @ affine, _header_segments(volume)
+
+
+def _nifti(path: Path, expected: Sequence[int]) -> nib.Nifti1Image:
+    """Read as much of a NIfTI file as a short header and the image's voxels can take."""
+    with Opener(path, "rb") as stream:
+        start = stream.read(_HEADER_BYTES + _VOXEL_BYTES * math.prod(expected))
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        header = start[: kind.header_class.sizeof_hdr]
+        if kind.header_class.may_contain_header(header):
+            offset = float(kind.header_class(header, check=False)["vox_offset"])
+            if not offset <= _HEADER_BYTES:
+                raise InputError(f"the label's header takes {offset:.0f} bytes, expected at most {_HEADER_BYTES}")
+            return kind.from_bytes(start)
+    raise ImageFileError("no NIfTI header")
 
 
 def _check_size(shape: Sequence[int], expected: Sequence[int]) -> None:

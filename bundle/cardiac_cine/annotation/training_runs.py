@@ -119,7 +119,9 @@ class Progress:
 
 
 def progress(folder: Path) -> Progress:
-    """Read how far a run is, while it goes on or after its end; it must have been started."""
+    """Read how far a run is, before it is started, while it goes on or after its end."""
+    if not (folder / ARGUMENTS).is_file():
+        return Progress(folder.stat().st_mtime, 0, 0, None, 0, ())
     arguments = json.loads((folder / ARGUMENTS).read_text(encoding="utf-8"))
     started = (folder / ARGUMENTS).stat().st_mtime
     written = folder / RECORDS
