@@ -18,7 +18,7 @@ from cardiac_cine.annotation.records import Records, clean, durable, write_recor
 from cardiac_cine.errors import InputError
 from cardiac_cine.labels import STRUCTURE_IDS, check_mask
 
-# What this program itself says of a label: its version, what it is about, whose work it is, and where else it is stored.
+# What this program itself says of a label: its version, what it is about, whose work it is, where else it is stored.
 _OWN = ("name", "utc", "ts", "covers", "of", "source", "model", "SeriesInstanceUID", "SOPInstanceUID")
 
 
