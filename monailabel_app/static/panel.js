@@ -2,11 +2,13 @@
 // keeps its mask in the segmentation "1"; this script gives each phase a "1" of its own and brings it to the server.
 (() => {
   const ID = '1', TOOLS = ['CircularBrush', 'CircularEraser'], POLL_MS = 400, DRAFT_MS = 2000, CONNECT_MS = 1500, LOAD_MS = 15000;
+  // Browsers send 64 kB for a page that is closed, of all that is on its way then. Drawings are some kB when compressed.
+  const CLOSING_BYTES = 30000, pack = async voxels => new Response(new Blob([voxels]).stream().pipeThrough(new CompressionStream('gzip'))).blob();
   // What is drawn stays in the page meanwhile.
   const SIGNED_OUT = 'You are signed out. Sign in at /cine/login in another tab, then press Save here.';
   // The panel reads its server from here; the path makes it win over what it has stored itself.
   document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + '/')}; path=/ohif/`;
-  let shown = '', about = null, made = '', kept = null, dirty = false, proposed = false, arriving = '', strokes = 0, changed = 0, connected = 0, began = 0, busy = false, waiting = false, notice = null, watching = false;
+  let shown = '', about = null, made = '', kept = null, drawn = null, dirty = false, unsafe = false, proposed = false, arriving = '', strokes = 0, changed = 0, connected = 0, began = 0, busy = false, waiting = false, notice = null, watching = false;
   let bar = null, structure = 3, tool = '', arranged = false;
 
   const run = (name, options) => window.commandsManager.run(name, options);
@@ -22,8 +24,7 @@
     const state = window.cornerstoneTools.segmentation.state.getSegmentation(ID);
     const id = state?.representationData?.Labelmap?.volumeId, volume = id && window.cornerstone.cache.getVolume(id);
     return volume && {
-      volume,
-      names: Object.fromEntries(Object.values(state.segments).map(s => [s.segmentIndex, s.label])),
+      volume, names: Object.fromEntries(Object.values(state.segments).map(s => [s.segmentIndex, s.label])),
       voxels: new Uint8Array(volume.voxelManager.getCompleteScalarDataArray()),
       planes: volume.imageIds.map(id => /instances\/([0-9.]+)/.exec(window.cornerstone.cache.getImage(id).referencedImageId)[1]),
     };
@@ -78,7 +79,7 @@
     try { await action(); } catch (error) { console.error(error); if (bar) say(error.message, true); } finally { busy = false; }
   };
   const form = parts => Object.entries(parts).reduce((data, [name, part]) => (data.append(name, part), data), new FormData());
-  const image = () => `image=${encodeURIComponent(shown)}`;
+  const image = () => `image=${encodeURIComponent(about?.id || shown)}`;
   const say = (text, failed = false) => {
     bar.querySelector('#cine-state').textContent = (waiting && !failed ? 'Segmenting the whole cine … ' : '') + text;
     bar.classList.toggle('failed', failed);
@@ -126,13 +127,15 @@
     window.cornerstone.triggerEvent(window.cornerstone.eventTarget, window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, {segmentationId: ID});
   }
 
-  async function save(tag) {
-    const {voxels, planes, names} = labelmap(), body = form({about: JSON.stringify({planes, names}), voxels: new Blob([voxels])});
-    [kept, dirty, proposed] = [voxels, false, false];
-    try { await ask(`/cine/save?${image()}&tag=${tag}`, {method: 'POST', body}); } catch (error) {
-      [dirty, changed] = [true, Date.now()];
-      throw error;
-    }
+  // Nothing is waited for before a drawing is sent that is compressed already: the page may be about to close.
+  async function save(tag, it = labelmap()) {
+    [drawn, kept, dirty, proposed, unsafe] = [it, it.voxels, false, false, true];
+    const failed = error => { [dirty, unsafe, changed] = [true, true, Date.now()]; throw error; };
+    it.packed ||= await pack(it.voxels).catch(failed);
+    unsafe = it.packed.size > CLOSING_BYTES;
+    const body = form({about: JSON.stringify({planes: it.planes, names: it.names, gzip: true}), voxels: it.packed});
+    await ask(`/cine/save?${image()}&tag=${tag}`, {method: 'POST', body, keepalive: !unsafe}).catch(failed);
+    unsafe = false;
     await look();
   }
 
@@ -143,7 +146,7 @@
   }
 
   async function open(series) {
-    if (dirty && made && labelmap()?.volume.volumeId === made) await save('original');
+    if (dirty) await save('original', drawn);
     [shown, about, dirty, proposed, made] = [series, null, false, false, ''];
     try {
       about = await (await ask(`/cine/summary?${image()}`)).json();
@@ -169,8 +172,7 @@
     if (waiting) return;
     if (dirty) await inTurn(() => save('original'));
     waiting = true;
-    say('');
-    try { await ask(`/infer/cardiac_cine?${image()}&output=json`, {method: 'POST', body: form({params: '{"whole_cine": true}'})}); } finally { waiting = false; }
+    try { say(''); await ask(`/infer/cardiac_cine?${image()}&output=json`, {method: 'POST', body: form({params: '{"whole_cine": true}'})}); } finally { waiting = false; }
     await inTurn(() => { shown = ''; });
   }
 
@@ -220,17 +222,14 @@
   }
 
   function draw(message) {
-    const button = (text, action, title, on = false) => {
-      const node = Object.assign(document.createElement('button'), {textContent: text, title, className: on ? 'on' : ''});
-      node.onclick = async () => { try { await action(); } catch (error) { say(error.message, true); } };
-      return node;
-    };
-    const text = (words, id = '') => Object.assign(document.createElement('span'), {textContent: words, id});
+    const make = (tag, facts) => Object.assign(document.createElement(tag), facts), text = (words, id = '') => make('span', {textContent: words, id});
+    const button = (words, action, title, on = false) => make('button', {textContent: words, title, className: on ? 'on' : '',
+      onclick: async () => { try { await action(); } catch (error) { say(error.message, true); } }});
     if (message) return bar.replaceChildren(text(message, 'cine-state'));
     const {phases, phase, structures} = about, size = bar.querySelector('input')?.value || 6, go = to => () => show(phases[(to + phases.length) % phases.length].series);
     const resize = () => run('setBrushSize', {value: slider.value, toolNames: TOOLS});
-    const slider = Object.assign(document.createElement('input'), {type: 'range', min: 1, max: 30, value: size, title: 'brush size, mm', oninput: resize});
-    const keys = Object.assign(document.createElement('select'), {title: 'what this phase is', hidden: phases.length < 2, onchange: () => inTurn(() => setKey(keys.value))});
+    const slider = make('input', {type: 'range', min: 1, max: 30, value: size, title: 'brush size, mm', oninput: resize});
+    const keys = make('select', {title: 'what this phase is', hidden: phases.length < 2, onchange: () => inTurn(() => setKey(keys.value))});
     keys.append(...['', 'ED', 'ES'].map(key => Object.assign(new Option(key || '–', key, false, key === phases[phase].key), {disabled: !key})));
     bar.replaceChildren(
       button('◀', go(phase - 1), 'previous phase'), ...['ED', 'ES'].map(key => phases.findIndex(each => each.key === key)).filter(i => i >= 0)
@@ -238,11 +237,9 @@
       button('▶', go(phase + 1), 'next phase'), text(`phase ${phase + 1} of ${phases.length}`, 'cine-phase'), keys,
       button('Segment', () => document.querySelector('.modelSelector button[title="Run Segmentation"]').click(), 'the selected model on this phase'),
       button('Whole cine', segmentCine, 'all phases: EF, and a proposal for each phase'),
-      ...structures.map(({id, key, name, colour}) => {
-        const node = button(key.toUpperCase(), () => { structure = id; use(TOOLS[0]); }, `draw the ${name}`, tool === TOOLS[0] && id === structure);
-        node.style.borderBottom = `3px solid rgb(${colour})`;
-        return node;
-      }),
+      ...structures.map(({id, key, name, colour}) => Object.assign(
+        button(key.toUpperCase(), () => { structure = id; use(TOOLS[0]); }, `draw the ${name}`, tool === TOOLS[0] && id === structure),
+        {style: `border-bottom: 3px solid rgb(${colour})`})),
       button('Erase', () => use(TOOLS[1]), 'erase', tool === TOOLS[1]), slider,
       Object.assign(text(numbers(), 'cine-numbers'), {title: (about.result.quality_flags || []).map(flag => flag.reason).join('\n')}),
       button('Save', () => inTurn(async () => { say('Saving …'); await save('final'); draw(); }), 'make this the label of this phase', true),
@@ -256,15 +253,14 @@
   async function tick() {
     const input = document.querySelector('#monailabelServerURL'), ready = window.services && window.cornerstone && input && displaySet();
     if (!ready) {
-      bar?.remove();
-      return void ([bar, shown, made, arranged, connected] = [null, '', '', false, 0]);
+      if (dirty) await save('original', drawn);
+      return void ([bar, shown, made, arranged, connected] = [bar?.remove(), '', '', false, 0]);
     }
     if (!bar) {
       bar = Object.assign(document.createElement('div'), {id: 'cine-bar'});
       document.body.append(Object.assign(document.createElement('link'), {rel: 'stylesheet', href: '/cine/panel.css'}), bar);
       draw('Connecting …');
-      if (!watching) watchNotifications();
-      [watching, began] = [true, Date.now()];
+      [watching, began] = [watching || !watchNotifications(), Date.now()];
       const {SEGMENTATION_DATA_MODIFIED, TOOL_ACTIVATED} = window.cornerstoneTools.Enums.Events;
       for (const [name, act] of [[SEGMENTATION_DATA_MODIFIED, modified], [TOOL_ACTIVATED, activated]]) window.cornerstone.eventTarget.addEventListener(name, act);
     }
@@ -288,13 +284,15 @@
     // The server keeps what a model proposes; a correction where someone clicked is as good as drawn.
     if (arriving && arriving !== 'cardiac_cine_correct') {
       [kept, dirty, proposed] = [current.voxels, false, proposed || !same || about.label?.tag !== 'final'];
-      const phase = shown;
-      return void inTurn(async () => { if (shown === phase) { await look(); draw(); } });
+      return void inTurn(async () => { if (bar && about) { await look(); draw(); } });
     }
     if (!dirty && same) return;
     if (!dirty && bar) say('changed, not saved');
-    [dirty, changed, strokes] = [true, Date.now(), strokes + !arriving];
+    [drawn, dirty, changed, strokes] = [current, true, Date.now(), strokes + !arriving];
+    pack(current.voxels).then(packed => { current.packed = packed; });
   }
 
+  for (const left of ['pagehide', 'visibilitychange']) addEventListener(left, () => { if (dirty) save('original', drawn).catch(console.error); });
+  addEventListener('beforeunload', event => { if (unsafe || (dirty && !(drawn.packed?.size <= CLOSING_BYTES))) event.preventDefault(); });
   setInterval(() => busy || inTurn(tick), POLL_MS);
 })();

@@ -1,10 +1,13 @@
 """What counts as drawn by hand in OHIF, and that it is kept: a real Chromium, a real Orthanc."""
 
+import gzip
+import json
 import re
 import time
 
 import numpy as np
 import pytest
+import requests
 
 pytest.importorskip("monailabel", reason="needs the annotation server's packages (make app)")
 
@@ -43,13 +46,15 @@ def _standing(site, phase):
     return label["tag"], label["source"]
 
 
-def _wait_until_drawn(site, phase, before=None):
-    """Wait for a draft of a phase that is younger than one before, and return it."""
-    deadline = time.monotonic() + 10
-    while (info := _info(site, phase)).get("source") != "drawn" or info == before:
-        assert time.monotonic() < deadline, info
+def _wait_until_kept(site, phase, drawn):
+    """Wait until the draft of a phase is what was drawn."""
+    deadline = time.monotonic() + 15
+    while True:
+        kept = site.label(f"{NAME}_phase0{phase}", "original")
+        if _info(site, phase)["source"] == "drawn" and (kept == drawn).all():
+            return
+        assert time.monotonic() < deadline, f"{(kept != drawn).sum()} voxels differ"
         time.sleep(0.2)
-    return site.label(f"{NAME}_phase0{phase}", "original")
 
 
 def test_what_a_model_proposes_does_not_count_as_drawn(site, viewer, case):
@@ -71,14 +76,16 @@ def test_what_a_model_proposes_does_not_count_as_drawn(site, viewer, case):
 
 def test_what_is_drawn_on_a_proposal_is_kept(site, viewer, case):
     proposal = site.infer(f"{NAME}_phase01")
-    viewer.press("Segment")
-    viewer.page.wait_for_timeout(1500)
+    viewer.wait_for(1, "not")
+    with viewer.page.expect_response("**/infer/**"):
+        viewer.press("Segment")
+    viewer.page.wait_for_timeout(100)
     viewer.draw("RV", -180)
     viewer.wait_for(1, "changed, not saved")
-    kept = _wait_until_drawn(site, 1)
-    assert ((kept == 1) & (proposal == 0)).any()
-    assert (kept[proposal == 3] == 3).all()
-    np.testing.assert_array_equal(viewer.displayed().mask(case, 1), kept)
+    drawn = viewer.displayed().mask(case, 1)
+    assert ((drawn == 1) & (proposal == 0)).any()
+    assert (drawn[proposal == 3] == 3).all()
+    _wait_until_kept(site, 1, drawn)
 
 
 def test_what_is_drawn_while_a_model_works_stays(site, viewer, case):
@@ -94,7 +101,7 @@ def test_what_is_drawn_while_a_model_works_stays(site, viewer, case):
         viewer.page.wait_for_timeout(DRAFT_MS)
     viewer.page.get_by_text("You have drawn in Phase 2 meanwhile: that stays.").wait_for()
     viewer.picture("meanwhile")
-    np.testing.assert_array_equal(_wait_until_drawn(site, 2), drawn)
+    _wait_until_kept(site, 2, drawn)
     np.testing.assert_array_equal(viewer.displayed().mask(case, 2), drawn)
     viewer.wait_for(2, "changed, not saved")
 
@@ -171,4 +178,66 @@ def test_a_click_that_corrects_counts_as_drawn(site, viewer, case):
         ),
     )
     viewer.wait_for(3, "changed, not saved")
-    np.testing.assert_array_equal(_wait_until_drawn(site, 3), viewer.displayed().mask(case, 3))
+    _wait_until_kept(site, 3, viewer.displayed().mask(case, 3))
+
+
+@pytest.mark.parametrize("way", ["leave", "go back", "hide", "close"])
+def test_what_was_just_drawn_outlives_the_page(site, viewer, case, way):
+    viewer.open(NAME)
+    viewer.wait_for(1, "changed, not saved")
+    viewer.page.wait_for_timeout(1000)
+    was = viewer.displayed().mask(case, 1)
+    viewer.draw("MYO", {"leave": -220, "go back": -180, "hide": -140, "close": -100}[way])
+    # Only what the page sends when it goes: its clock stands still.
+    viewer.page.evaluate("Date.now = () => 0")
+    drawn = viewer.displayed().mask(case, 1)
+    assert (drawn != was).any()
+    match way:
+        case "leave":
+            viewer.page.goto("about:blank")
+        case "go back":
+            viewer.page.go_back()
+        case "hide":
+            viewer.page.evaluate("document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))")
+        case "close":
+            viewer.page.close(run_before_unload=True)
+    _wait_until_kept(site, 1, drawn)
+    if way == "close":
+        viewer.page = viewer.context.new_page()
+
+
+def test_closing_asks_where_a_drawing_could_be_lost(site, viewer):
+    asked = []
+    viewer.page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    viewer.open(NAME)
+    viewer.wait_for(1, "changed, not saved")
+    viewer.page.route("**/cine/save?**", lambda route: route.fulfill(status=503, json={"detail": "no space left"}))
+    viewer.draw("RV", -120)
+    viewer.wait_for(1, "no space left")
+    viewer.page.goto("about:blank")
+    assert asked == ["beforeunload"]
+    viewer.page.unroute("**/cine/save?**")
+    # Not where nothing could.
+    viewer.open(NAME)
+    viewer.wait_for(1, "changed, not saved")
+    viewer.draw("RV", -120)
+    viewer.page.goto("about:blank")
+    assert asked == ["beforeunload"]
+
+
+@pytest.mark.parametrize(
+    ("voxels", "message"),
+    [
+        (b"no gzip", "voxels as they say"),
+        (gzip.compress(bytes(10)), "voxels: 10 bytes, expected"),
+        # Not unpacked beyond what a phase has.
+        (gzip.compress(bytes(1 << 26)), r"voxels: \d+ bytes, expected"),
+    ],
+)
+def test_voxels_that_are_no_mask_are_refused(site, case, voxels, message):
+    about = {"planes": [row[0].sop_instance_uid for row in case.instances], "names": {}, "gzip": True}
+    form = {"about": (None, json.dumps(about)), "voxels": ("blob", voxels)}
+    answer = requests.post(f"{site.url}/cine/save?image={NAME}_phase04&tag=original", files=form, timeout=60)
+    assert answer.status_code == 400
+    found = re.search(message, answer.json()["detail"])
+    assert found and str(1 << 26) not in found[0]
