@@ -109,7 +109,7 @@ def test_the_model_learns_from_what_was_saved_and_segments_again(site, viewer):
     viewer.open(LAYOUTS[0])
     viewer.wait_for(1, "saved at")
     viewer.press("Segment")
-    viewer.wait_for(1, "changed, not saved")
+    viewer.wait_for(1, "proposal, not saved")
     viewer.picture("segmented_again")
     info = site.ask("GET", f"/datastore/image/info?image={LAYOUTS[0]}_phase01").json()
     assert info["result"]["model"] == live

@@ -252,7 +252,7 @@ def test_the_next_case_is_nobody_elses(site, viewer, browser):
         other.picture("nothing_left")
     # Saved, it is free again, and another phase comes.
     viewer.press("Segment")
-    viewer.page.get_by_text("changed, not saved").wait_for()
+    viewer.page.get_by_text("proposal, not saved").wait_for()
     viewer.press("Save")
     viewer.page.get_by_text("saved at").wait_for()
     assert _next_case(viewer)[1] != series
