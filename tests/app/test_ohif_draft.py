@@ -233,6 +233,7 @@ def test_closing_asks_where_a_drawing_could_be_lost(site, viewer):
         # Not unpacked beyond what a phase has.
         (gzip.compress(bytes(1 << 26)), r"voxels: \d+ bytes, expected"),
     ],
+    ids=["no gzip", "too few", "too many"],
 )
 def test_voxels_that_are_no_mask_are_refused(site, case, voxels, message):
     about = {"planes": [row[0].sop_instance_uid for row in case.instances], "names": {}, "gzip": True}
