@@ -23,7 +23,7 @@ from cardiac_cine.studies import find_studies
 # Small enough for a second, large enough for the shipped network to find the heart.
 FIELDS = {"shape": (80, 96), "spacing_mm": (3.0, 2.5, 15.0), "phases": 3, "centre_mm": (-8.0, -4.0)}
 # Where a cine comes from, and what its files say beyond voxels, grid and time.
-OF_THE_FILES = {"case", "source", "patient", "about", "fingerprint"}
+OF_THE_FILES = {"case", "source", "patient", "about", "remarks", "files", "fingerprint"}
 # Siemens' and GE's headers give the cycle in whole ms, or beats a minute; times in NIfTI are float32.
 OF_THE_CYCLE = {"rr_ms", "heart_rate_bpm", "cardiac_output_l_min", "times_ms", "quality_flags"}
 

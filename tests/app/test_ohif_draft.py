@@ -212,7 +212,7 @@ def test_closing_asks_where_a_drawing_could_be_lost(site, viewer):
     viewer.open(NAME)
     viewer.wait_for(1, "changed, not saved")
     viewer.page.route("**/cine/save?**", lambda route: route.fulfill(status=503, json={"detail": "no space left"}))
-    viewer.draw("RV", -120)
+    viewer.draw("LV", -120)
     viewer.wait_for(1, "no space left")
     viewer.page.goto("about:blank")
     assert asked == ["beforeunload"]
@@ -220,7 +220,7 @@ def test_closing_asks_where_a_drawing_could_be_lost(site, viewer):
     # Not where nothing could.
     viewer.open(NAME)
     viewer.wait_for(1, "changed, not saved")
-    viewer.draw("RV", -120)
+    viewer.draw("Erase", -120)
     viewer.page.goto("about:blank")
     assert asked == ["beforeunload"]
 
