@@ -62,16 +62,13 @@ def test_bad_patients_are_left_out_and_the_rest_is_written(tmp_path):
     datalist = cases.read(tmp_path / "out" / "dataset.json")
     assert [case.patient for case in datalist.cases[::2]] == [f"patient00{number}" for number in (1, 3, 5, 7)]
     cases.validate(datalist.cases)
-    # Of the complete patients 1, 3, 4, 5, 6 and 7 the fifth is patient006, whose image is cut.
-    assert datalist.splits == {"tutorial": ()}
+    # Every patient keeps the fold of its number, whoever is left out.
+    assert datalist.splits == {"tutorial": ("patient005",)}
     assert done.stdout.splitlines() == [
         f"{tmp_path}/out/dataset.json: 8 frames of 4 patients",
-        "  split tutorial: not usable, ACDC: the validation section of split 'tutorial' is empty",
-        "  split fold0: not usable, ACDC: the validation section of split 'fold0' is empty",
-        "  split fold1: 2 patients train, 2 validate",
-        "  split fold2: 3 patients train, 1 validate",
-        "  split fold3: not usable, ACDC: the validation section of split 'fold3' is empty",
-        "  split fold4: 3 patients train, 1 validate",
+        "  split tutorial: 3 patients train, 1 validate",
+        *(f"  split fold{index}: 3 patients train, 1 validate" for index in range(4)),
+        "  split fold4: not usable, ACDC: the validation section of split 'fold4' is empty",
     ]
 
 
