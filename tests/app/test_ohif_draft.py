@@ -206,25 +206,6 @@ def test_what_was_just_drawn_outlives_the_page(site, viewer, case, way):
         viewer.page = viewer.context.new_page()
 
 
-def test_closing_asks_where_a_drawing_could_be_lost(site, viewer):
-    asked = []
-    viewer.page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
-    viewer.open(NAME)
-    viewer.wait_for(1, "changed, not saved")
-    viewer.page.route("**/cine/save?**", lambda route: route.fulfill(status=503, json={"detail": "no space left"}))
-    viewer.draw("LV", -120)
-    viewer.wait_for(1, "no space left")
-    viewer.page.goto("about:blank")
-    assert asked == ["beforeunload"]
-    viewer.page.unroute("**/cine/save?**")
-    # Not where nothing could.
-    viewer.open(NAME)
-    viewer.wait_for(1, "changed, not saved")
-    viewer.draw("Erase", -120)
-    viewer.page.goto("about:blank")
-    assert asked == ["beforeunload"]
-
-
 @pytest.mark.parametrize(
     ("voxels", "message"),
     [
