@@ -332,11 +332,15 @@ def test_pair_on_two_grids_is_refused(tmp_path, array, affine, message):
 def test_frames_are_found_at_any_depth(tmp_path):
     frames = ["b.nii", "p1/p1_frame01.nii.gz", "p1/p1_frame12.nii.gz", "p1/x/scan.1.nii.gz", "label.nii.gz", "4d.nii"]
     others = ["a_gt.nii.gz", "a_seg.nii.gz", "p1/a_label.nii", "p1/p1_4d.nii.gz", ".a.nii", "p1/._p1.nii.gz", "a.txt"]
+    others += [".cache/c.nii"]
     for name in [*frames, *others, "OUT/a/a_seg.nii.gz"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.nii").mkdir()
     assert find_frames(tmp_path) == sorted(tmp_path / name for name in frames)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "p1").symlink_to(tmp_path / "p1")
+    assert len(find_frames(tmp_path / "links")) == 3
 
 
 def test_folder_without_a_frame_is_refused(tmp_path):

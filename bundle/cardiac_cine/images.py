@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from cardiac_cine import geometry
 from cardiac_cine.errors import InputError
+from cardiac_cine.folders import files_below
 from cardiac_cine.labels import BACKGROUND, STRUCTURE_IDS
 from cardiac_cine.stacks import CYCLE_MS, affine_problems, check_voxels, grid_problems
 
@@ -88,17 +89,20 @@ def case_name(path: Path) -> str:
 
 
 def find_frames(folder: Path) -> list[Path]:
-    """List the frames below a folder, at any depth, sorted.
+    """List the frames below a folder, at any depth and also behind links, sorted.
 
-    Hidden files and names that end in _gt, _seg, _label or _4d are no frames. inference.json finds the same files.
+    Hidden files and folders are passed over; names that end in _gt, _seg, _label or _4d are no frames. inference.json
+    finds the same files.
 
     Raises:
-        InputError: there is no such folder, no frame in it, or two frames have one name and so one result.
+        InputError: there is no such folder, no frame in it, a folder that cannot be read, or two frames have one name
+            and so one result.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected one that holds NIfTI frames")
-    frames = sorted(path for path in folder.rglob("*") if path.is_file() and FRAME_NAME.fullmatch(path.name))
-    if not frames:
+    files, problems = files_below(folder)
+    frames = [path for path in files if FRAME_NAME.fullmatch(path.name)]
+    if not frames and not problems:
         raise InputError(
             f"{folder}: no frame below it; only 3D NIfTI frames (.nii, .nii.gz) are supported, and names ending in "
             "_gt, _seg, _label or _4d are not taken for frames"
@@ -106,7 +110,7 @@ def find_frames(folder: Path) -> list[Path]:
     by_name = defaultdict(list)
     for path in frames:
         by_name[case_name(path)].append(str(path))
-    problems = [
+    problems += [
         f"{' and '.join(paths)}: the results of both would be named {name}, expected unique names"
         for name, paths in by_name.items()
         if len(paths) > 1
