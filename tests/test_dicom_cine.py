@@ -20,6 +20,7 @@ from cardiac_cine.datasets.dicom_cine import Scan, scan
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.datasets.phantom_dicom import LAYOUTS, VENDORS, Series, Study, write_dicom, write_series
 from cardiac_cine.errors import InputError
+from cardiac_cine.patients import LIMITS
 
 STUDY = Study(patient_id="P1")
 TIMES = np.array([0.0, 200, 400, 600])
@@ -166,6 +167,8 @@ def test_age_strings(tmp_path, age, years):
         ({"NominalInterval": None}, 800, "do not give the length of the cycle; 800 ms"),
         ({"NominalInterval": 0}, 800, "do not give the length of the cycle; 800 ms"),
         ({"NominalInterval": 500}, 800, "give a cycle shorter than the phases span; 800 ms"),
+        ({"NominalInterval": 2500}, 2500, None),
+        ({"NominalInterval": 2600}, 800, "do not give the length of the cycle; 800 ms"),
     ],
 )
 def test_length_of_the_cycle(tmp_path, attributes, rr_ms, remark):
@@ -174,6 +177,23 @@ def test_length_of_the_cycle(tmp_path, attributes, rr_ms, remark):
     assert cine.rr_ms == rr_ms
     assert len(cine.remarks) == 1 + (remark is not None)
     assert not remark or remark in cine.remarks[1]
+
+
+def test_a_slow_heart_is_read_as_in_other_formats(tmp_path):
+    # 28 beats a minute, by a retrospectively gated cine of eleven phases.
+    times_ms = np.arange(11) * 195.0
+    add(tmp_path, ARRAY[..., np.arange(11) % 4], series=replace(CINE, times_ms=times_ms, rr_ms=11 * 195.0))
+    cine = only(scan(tmp_path)).read()
+    assert (cine.phases, cine.rr_ms) == (11, 11 * 195.0)
+
+
+@pytest.mark.parametrize(
+    ("height_cm", "weight_kg"), [tuple(limits[end] for limits in list(LIMITS.values())[:2]) for end in (0, 1)]
+)
+def test_limits_of_a_patient_are_those_of_the_table(tmp_path, height_cm, weight_kg):
+    add(tmp_path, study=Study(patient_height_cm=height_cm, patient_weight_kg=weight_kg))
+    patient = only(scan(tmp_path)).read().patient
+    assert (patient.height_cm, patient.weight_kg) == pytest.approx((height_cm, weight_kg))
 
 
 @pytest.mark.parametrize("key", ["TemporalPositionIdentifier", "AcquisitionNumber", "InstanceNumber"])
@@ -225,7 +245,7 @@ def mixed(tmp_path_factory):
         series = replace(CINE, number=number, description="ao", image_type=("ORIGINAL", "PRIMARY", kind, "ND"))
         add(root, ARRAY[:, :, :1], affine_of(angles=(1.0, 0, 0.4)), series=series)
     add(root, series=replace(CINE, number=10, description="thin"), affine=affine_of((2, 2, 2.0)))
-    perfusion = replace(CINE, number=11, description="dynamic sax", times_ms=TIMES * 4)
+    perfusion = replace(CINE, number=11, description="dynamic sax", times_ms=TIMES * 5)
     add(root, ARRAY[:, :, 1:4], series=perfusion)
     add(root, ARRAY[..., 0], series=Series(number=12, modality="CT", description="thorax"))
     add(root, series=replace(CINE, number=13, description="sax tagging"))
@@ -258,7 +278,7 @@ def test_the_short_axis_is_found_among_all_else(mixed):
         "8 'ao'": "a single slice, expected a stack of at least 3",
         "10 'thin'": "slices 2.0 mm apart, expected 4 to 15 mm",
         "11 'dynamic sax'": (
-            "its phases span 2400 ms, more than one heartbeat: perfusion, or a real-time cine, which is not supported"
+            "its phases span 3000 ms, more than one heartbeat: perfusion, or a real-time cine, which is not supported"
         ),
         "12 'thorax'": "CT Image Storage, no MR images",
         "13 'sax tagging'": "tagging, by its description",

@@ -8,9 +8,14 @@ from pathlib import Path
 from cardiac_cine.cine import CYCLE, MS_PER_MINUTE, Cine
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import read_csv
+from cardiac_cine.stacks import CYCLE_MS
 
 # Between the smallest child and the tallest and heaviest adult on record; beyond, the unit is another one.
-LIMITS = {"height_cm": (30.0, 275.0), "weight_kg": (1.0, 650.0), "heart_rate_bpm": (24.0, 200.0)}
+LIMITS = {
+    "height_cm": (30.0, 275.0),
+    "weight_kg": (1.0, 650.0),
+    "heart_rate_bpm": (MS_PER_MINUTE / CYCLE_MS[1], MS_PER_MINUTE / CYCLE_MS[0]),
+}
 # A heart rate on paper was not counted in the very beats of the cine; more than a tenth apart, one of both is wrong.
 MAX_DIFFERENCE = 0.1
 COLUMNS = ("case", "sex", *LIMITS)

@@ -19,7 +19,7 @@ MAX_PIXELS = 1024
 SLICES = (2, 100)
 # Scanners reconstruct up to 50 or 60 phases; more is a series over many heartbeats.
 MAX_PHASES = 200
-# 200 to 24 beats a minute: a time between phases that makes another cycle is no time.
+# 200 to 24 beats a minute: what makes another cycle is a placeholder, another unit or no single heartbeat.
 CYCLE_MS = (300.0, 2500.0)
 # Volumes are measured as if the axes were orthogonal: over the whole stack the slices may lean, and over the image rows
 # and columns may be skewed, by at most this many pixels.

@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from cardiac_cine.cine import MS_PER_MINUTE, Patient
+from cardiac_cine.patients import LIMITS
 
 Attributes = Mapping[str, Any]
 
-# Heights are in metres; beyond these limits the file means another unit or nothing at all.
-_HEIGHT_M, _WEIGHT_KG = (0.3, 2.5), (1.0, 400.0)
+_CM_PER_M = 100.0
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _DATE = "%Y%m%d"
 
@@ -82,18 +82,20 @@ def patient(source: Attributes) -> tuple[Patient, tuple[str, ...]]:
     """Return the patient, and remarks on a height or weight that cannot be one."""
     sex = text(source, "PatientSex").upper()
     remarks = []
-    height, weight = number(source, "PatientSize"), number(source, "PatientWeight")
+    height_m, weight_kg = number(source, "PatientSize"), number(source, "PatientWeight")
+    height_cm = _CM_PER_M * height_m
+    has_height, has_weight = _within(height_cm, LIMITS["height_cm"]), _within(weight_kg, LIMITS["weight_kg"])
     # Consoles write 0 where nothing was entered.
-    if height > 0 and not _within(height, _HEIGHT_M):
-        remarks.append(f"The height of {height:g} m (PatientSize) is not that of a person and is left out.")
-    if weight > 0 and not _within(weight, _WEIGHT_KG):
-        remarks.append(f"The weight of {weight:g} kg (PatientWeight) is not that of a person and is left out.")
+    if height_m > 0 and not has_height:
+        remarks.append(f"The height of {height_m:g} m (PatientSize) is not that of a person and is left out.")
+    if weight_kg > 0 and not has_weight:
+        remarks.append(f"The weight of {weight_kg:g} kg (PatientWeight) is not that of a person and is left out.")
     found = Patient(
         id=text(source, "PatientID"),
         sex=sex if sex in ("M", "F") else "",
         age_years=age_years(*(text(source, k) for k in ("PatientAge", "PatientBirthDate", "StudyDate"))),
-        height_cm=100 * height if _within(height, _HEIGHT_M) else math.nan,
-        weight_kg=weight if _within(weight, _WEIGHT_KG) else math.nan,
+        height_cm=height_cm if has_height else math.nan,
+        weight_kg=weight_kg if has_weight else math.nan,
     )
     return found, tuple(remarks)
 

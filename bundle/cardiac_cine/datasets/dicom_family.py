@@ -17,14 +17,15 @@ import numpy as np
 from cardiac_cine.datasets import dicom_series, dicom_stack
 from cardiac_cine.datasets.dicom_headers import Plane
 from cardiac_cine.errors import InputError
+from cardiac_cine.stacks import CYCLE_MS
 
 MIN_PHASES = 2
 SPACING_MM = (4.0, 15.0)
 # Components of directions, and pixels relative to each other, agree to this where they mean the same.
 SAME_DIRECTION, SAME_SPACING = 0.01, 1e-3
-# A cycle lasts up to 2 s (30 beats a minute); images of one slice that were acquired over a longer time than a
-# reconstruction's time stamps differ by, each at its own time, are one heartbeat each.
-MAX_CYCLE_MS, MAX_STAMPS_S = 2000.0, 3.0
+# Images of one slice that were acquired over a longer time than a reconstruction's time stamps differ by, each at its
+# own time, are one heartbeat each.
+MAX_STAMPS_S = 3.0
 # Scanners fit the echo time to each slice's direction; echoes that are told apart, in phase and opposed, lie at least
 # 1 ms apart.
 SAME_ECHO_MS = 0.2
@@ -67,7 +68,7 @@ class Family:
         """Why the images of a slice are not the phases of one heartbeat, "" if they may be."""
         for images in dicom_stack.by_level(self.planes):
             times = [plane.trigger_ms for plane in images]
-            if max(times) - min(times) > MAX_CYCLE_MS:
+            if max(times) - min(times) > CYCLE_MS[1]:
                 return (
                     f"its phases span {max(times) - min(times):.0f} ms, more than one heartbeat: perfusion, or a "
                     "real-time cine, which is not supported"

@@ -13,7 +13,7 @@ import numpy as np
 
 from cardiac_cine.datasets.dicom_headers import Plane
 from cardiac_cine.errors import InputError
-from cardiac_cine.stacks import MAX_LEAN_PIXELS
+from cardiac_cine.stacks import CYCLE_MS, MAX_LEAN_PIXELS
 
 # Origins closer than this along the normal are one slice; slices of a cine lie at least 4 mm apart.
 SAME_SLICE_MM = 1.0
@@ -24,8 +24,6 @@ NOTED_SPACING, MAX_SPACING = 0.01, 0.1
 NOTED_LEAN_MM = 0.1
 # Directions of rows and columns are orthonormal to the digits that headers keep.
 ORTHONORMAL = 1e-3
-# Cycles beyond these limits are a header's placeholder (30 to 300 beats a minute).
-CYCLE_MS = (200.0, 2000.0)
 # A step between phases this much longer than usual is where a phase may be missing.
 LONG_STEP = 1.5
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
