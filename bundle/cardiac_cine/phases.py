@@ -78,11 +78,9 @@ def find_phases(
         first = float(lv_ml[0]) if jumps else -np.inf
         ed_frame = _fullest(np.where(barred, -np.inf, curve), first, np.ptp(curve))
     if es_frame is None:
-        emptiest_first = np.where(missing, np.inf, curve)
-        emptiest_first[ed_frame] = np.inf
         # From end-diastole on, so that the first of equals is the first to be reached.
         order = (ed_frame + 1 + np.arange(count - 1)) % count
-        es_frame = int(order[emptiest_first[order].argmin()])
+        es_frame = int(order[np.where(missing, np.inf, curve)[order].argmin()])
     return Phases(ed_frame, es_frame)
 
 
