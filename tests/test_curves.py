@@ -76,6 +76,11 @@ def test_rates_are_per_second():
     assert peak_rates_ml_s(a_wave(20), 300 + np.arange(20) * 50.0, 1000.0) == slow
 
 
+def test_rates_count_from_the_first_phase_wherever_that_is():
+    early, late = (peak_rates_ml_s(a_wave(20), first + np.arange(20) * 50.0, 1000.0) for first in (0.0, 17.0))
+    assert (late.ejection_ml_s, late.filling_ml_s) == pytest.approx((early.ejection_ml_s, early.filling_ml_s))
+
+
 @pytest.mark.parametrize("rr_ms", [math.nan, 900.0])
 def test_without_a_usable_cycle_length_the_last_phase_is_as_long_as_the_others(rr_ms):
     times = np.arange(20) * 50.0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cardiac_cine.cine import Patient
+from cardiac_cine.curves import peak_rates_ml_s
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.labels import LV, MYO, RV
 from cardiac_cine.measurements import (
@@ -192,6 +193,20 @@ def test_the_right_ventricle_is_measured_at_the_left_ones_phases():
     assert (result.ed_frame, result.es_frame) == (0, 3)
     assert (result.rv_edv_ml, result.rv_esv_ml) == pytest.approx((80, 90))
     assert result.rv_ef_percent == pytest.approx(-12.5)  # not clipped
+
+
+def test_rates_take_the_length_of_the_cycle_that_is_given():
+    # Filling goes on beyond the last phase: if that ended the cycle, half of it would seem to happen in 40 ms.
+    lv = [120, 110, 95, 80, 65, 52, 42, 36, 40, 46, 53, 60, 67, 73]
+    rv = [volume + 10 for volume in lv]
+    masks = a_cine(rv=[10 * v for v in rv], myo=[100] * len(lv), lv=[10 * v for v in lv])
+    times_ms = [40.0 * phase for phase in range(len(lv))]
+    result = measure(masks, AFFINE, times_ms=times_ms, rr_ms=900.0)
+    for side, curve in (("lv", lv), ("rv", rv)):
+        expected = peak_rates_ml_s(curve, times_ms, 900.0)
+        assert expected.filling_ml_s < 0.5 * peak_rates_ml_s(curve, times_ms).filling_ml_s
+        assert getattr(result, f"{side}_peak_filling_rate_ml_s") == pytest.approx(expected.filling_ml_s)
+        assert getattr(result, f"{side}_peak_ejection_rate_ml_s") == pytest.approx(expected.ejection_ml_s)
 
 
 def test_frames_that_are_given_win():

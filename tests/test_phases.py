@@ -44,6 +44,19 @@ def test_end_diastole_on_a_plateau(lv_ml, ed_frame):
     assert find_phases(lv_ml).ed_frame == ed_frame
 
 
+@pytest.mark.parametrize(
+    ("lv_ml", "ed_frame"),
+    [
+        # Frame 0 is as full and lies above the last one, but the largest is half a cycle away.
+        ([119.5, 60.0, 50.0, 70.0, 120.0, 117.0, 100.0, 90.0], 4),
+        # Smoothed, the largest lies right before it, across the end of the cycle.
+        ([119, 119, *range(115, 40, -8), 41, *range(45, 101, 8), 119, 122, 107], 0),
+    ],
+)
+def test_frame_0_of_a_cine_that_ends_early_counts_near_the_largest(lv_ml, ed_frame):
+    assert find_phases(lv_ml).ed_frame == ed_frame
+
+
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("noise_fraction", [0.0, 0.005, 0.01])
 def test_noisy_phantoms_within_one_phase_wherever_the_cycle_starts(group, noise_fraction):
@@ -93,6 +106,19 @@ def test_missing_phases_are_bridged_across_the_end_of_the_cycle():
     found = find_phases(curve)
     assert abs(found.ed_frame - 3) <= 1
     assert found.es_frame in (14, 16)
+
+
+def test_bridging_goes_on_from_the_last_phase_to_the_first():
+    missing = [0, 22, 23]
+    empty_at_1, full_at_1 = (100 + side * 40 * np.cos(2 * np.pi * (np.arange(24) - 1) / 24) for side in (-1, 1))
+    empty_at_1[missing] = full_at_1[missing] = 0.0
+    assert find_phases(empty_at_1).es_frame == 1
+    assert find_phases(full_at_1).ed_frame in (1, 2)
+
+
+def test_of_equal_phases_the_first_after_end_diastole_is_end_systole():
+    assert find_phases([80.0] * 4, ed_frame=2) == Phases(2, 3)
+    assert find_phases([50.0, 90.0, 120.0, 50.0, 50.0]) == Phases(2, 3)
 
 
 @pytest.mark.parametrize(

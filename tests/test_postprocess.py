@@ -4,10 +4,12 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from cardiac_cine import postprocess
 from cardiac_cine.anatomy import degenerated_slices, exposed_lv, slice_faults
 from cardiac_cine.datasets import acdc
 from cardiac_cine.images import read_label
 from cardiac_cine.labels import LV, MYO, RV, STRUCTURE_IDS
+from cardiac_cine.levels import base_is_first
 from cardiac_cine.postprocess import (
     MostLikelyd,
     RepairAnatomyd,
@@ -105,6 +107,31 @@ def test_a_heart_with_a_broken_slice_is_mended(break_slice):
     # Without an RV in the broken slice, the RV above it is an island.
     intact = [2, 3] if break_slice is with_fragments else [0, 2, 3]
     np.testing.assert_array_equal(mended[..., intact], sound_heart()[..., intact])
+
+
+def test_a_seam_between_heart_and_rv_goes_to_the_rv():
+    seam = sound_slice()
+    along_the_septum = disc(seam.shape, (46, 40), 18)
+    along_the_septum[:, :30] = along_the_septum[:, 51:] = False
+    seam[along_the_septum & (seam == RV)] = 0
+    assert slice_faults(seam, SPACING[:2])
+    np.testing.assert_array_equal(repair_slice(seam, SPACING[:2]), sound_slice())
+
+
+def test_what_is_beyond_repair_is_cleared(monkeypatch):
+    monkeypatch.setattr(postprocess, "_ROUNDS", 0)
+    heart = sound_heart()
+    heart[..., 3] = with_hole_in_lv(heart[..., 3])
+    mended = repair(heart, SPACING)
+    assert not mended[..., 3].any()
+    np.testing.assert_array_equal(mended[..., :3], sound_heart(3))
+
+
+def test_two_slices_are_no_course_to_stray_from():
+    heart = sound_heart(2)
+    heart[..., 1] = np.roll(sound_slice(), 25, axis=1) * (np.roll(sound_slice(), 25, axis=1) != RV)
+    assert base_is_first(heart)
+    np.testing.assert_array_equal(without_stray_ends(heart, SPACING[:2]), heart)
 
 
 def test_noise_does_not_survive():

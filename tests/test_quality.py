@@ -206,11 +206,12 @@ def test_empty_masks_say_no_more_than_that(phantom):
     assert flags[1] == Flag("structure_missing", "The mask has no myocardium in any phase.")
 
 
-def test_coarse_pixels(phantom):
-    (flag,) = flags_of(phantom.mask, np.diag([2.6, 2.0, 8.0, 1.0]))
+@pytest.mark.parametrize(("x", "y"), [(2.6, 2.0), (2.0, 2.6)])
+def test_coarse_pixels(phantom, x, y):
+    (flag,) = flags_of(phantom.mask, np.diag([x, y, 8.0, 1.0]))
     assert flag == Flag(
         "unusual_spacing",
-        "The resolution is low: pixels of 2.6 x 2 mm and slices 8 mm apart, expected at most 2.5 mm and 12 mm.",
+        f"The resolution is low: pixels of {x:g} x {y:g} mm and slices 8 mm apart, expected at most 2.5 mm and 12 mm.",
     )
 
 

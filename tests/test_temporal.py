@@ -56,6 +56,35 @@ def test_a_slice_that_leaves_the_ventricle_for_systole_is_no_jump():
     np.testing.assert_array_equal(masks, leaving)
 
 
+def test_fast_motion_is_no_jump():
+    # From phase 4 to 6 the RV grows from 60 to 180 pixels, and on the way, by 90 more, beyond: its own motion.
+    moving = beating()
+    for phase, columns in ((4, 10), (5, 45), (6, 30), (7, 30)):
+        moving[4:10, :, 2, phase] = 0
+        moving[4:10, :columns, 2, phase] = RV
+    assert stabilise(moving)[1] == ()
+
+
+def test_each_slice_is_decided_by_the_phases_as_they_were_segmented():
+    # The RV of a slice shows in phase 5 alone, and from 7 on without a gap: 5 and 6 jump, side by side.
+    broken = beating()
+    for phase in (1, 2, 3, 4, 6):
+        broken[4:10, 10:40, 0, phase] = 0
+    masks, replaced = stabilise(broken)
+    assert replaced == ((0, 5), (0, 6))
+    assert not (masks[:, :, 0, 5] == RV).any()
+    np.testing.assert_array_equal(masks[:, :, 0, 6] == RV, beating()[:, :, 0, 6] == RV)
+
+
+def test_where_three_phases_differ_the_own_label_stays():
+    broken = beating()
+    broken[:, :, 0, 5] = 0
+    broken[20, 2, 0, 4:7] = RV, LV, MYO
+    masks, replaced = stabilise(broken)
+    assert replaced == ((0, 5),)
+    assert masks[20, 2, 0, 5] == LV
+
+
 def test_few_phases_stay_as_they_are():
     broken = beating()[..., :7]
     broken[:, :, 0, 3] = 0

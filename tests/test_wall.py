@@ -8,7 +8,7 @@ import pytest
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.datasets.phantom_heart import Heart
 from cardiac_cine.labels import LV, MYO, RV
-from cardiac_cine.wall import find_insertions, find_rings, segment_thickness_mm
+from cardiac_cine.wall import RAYS, Ring, find_insertions, find_rings, segment_thickness_mm
 
 # A heart's own axes in the patient (right, anterior, superior): to the apex, across the septum, to the front wall.
 TO_APEX = np.array([-0.65, 0.60, -0.46]) / np.linalg.norm([-0.65, 0.60, -0.46])
@@ -118,6 +118,39 @@ def test_insertions_lie_where_the_right_ventricle_begins_and_ends():
     assert math.degrees(insertions[0].septum_rad) == pytest.approx(-100, abs=9)
     # Slices beyond the end of the right ventricle have the insertions of the last that shows it.
     assert insertions[4] == insertions[5] == insertions[3]
+
+
+def a_ring(slice_index: int, first_deg: int, last_deg: int) -> Ring:
+    """A ring that the right ventricle touches from one angle to another."""
+    degrees = np.arange(RAYS) * 360 / RAYS
+    contact = (degrees >= first_deg) & (degrees <= last_deg)
+    return Ring(slice_index, np.full(RAYS, 20.0), np.full(RAYS, 30.0), contact)
+
+
+def test_a_ring_between_two_septa_has_the_wider_ones_insertions():
+    rings = (a_ring(0, 90, 180), a_ring(1, 0, 0), a_ring(2, 90, 240))
+    found = find_insertions(rings, np.diag([-1.0, -1.0, 8.0, 1.0]))
+    assert found[1] == found[2] != found[0]
+
+
+def test_which_insertion_is_anterior_does_not_hang_on_the_pixels_shape():
+    # The line between the insertions runs along (-1, 1.7), and y is as much upwards as x.
+    rings = (a_ring(0, 120, 300),)
+    directions = np.array([[1, -1, 0], [0, 0, 2**0.5], [1, 1, 0]]) / 2**0.5
+    affines = [np.eye(4), np.eye(4)]
+    for affine, spacing in zip(affines, ((1, 1, 8), (2, 1, 8)), strict=True):
+        affine[:3, :3] = directions * spacing
+    found = [find_insertions(rings, affine) for affine in affines]
+    assert found[0] == found[1] != {}
+
+
+@pytest.mark.parametrize(("seam", "touches"), [(0, True), (1, True), (2, False)])
+def test_a_seam_of_one_pixel_is_a_contact(seam, touches):
+    mask = an_annulus(12, 20, (1.0, 1.0))
+    free = 45 + 20 + seam  # the first row beyond the wall and the seam
+    mask[free : free + 10, 25:56][mask[free : free + 10, 25:56] == 0] = RV
+    (ring,) = find_rings(mask[..., None], np.eye(4))
+    assert ring.contact[0] == touches
 
 
 def test_a_narrow_contact_is_no_septum():
