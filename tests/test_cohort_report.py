@@ -213,6 +213,15 @@ def test_rejects_a_reference_file(tmp_path, content, messages):
         assert re.match(f"{re.escape(str(path))}[:,] {message}", problem)
 
 
+def test_spaces_round_a_case_are_no_part_of_it(tmp_path):
+    path = tmp_path / "reference.csv"
+    path.write_text("case,lv_ef_percent\na ,55\n a,60\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 3: case 'a' comes twice"):
+        read_reference_csv(path)
+    path.write_text("case,lv_ef_percent\n a ,55\n", encoding="utf-8")
+    assert read_reference_csv(path) == {"a": {"lv_ef_percent": 55.0}}
+
+
 def test_no_reference_is_none():
     assert read_reference_csv(None) is None
 

@@ -64,7 +64,7 @@ def read_reference_csv(path: Path | str | None) -> dict[str, dict[str, float]] |
     problems += [f"{path}: column {key!r} comes twice" for key in sorted({k for k in columns if columns.count(k) > 1})]
     values: dict[str, dict[str, float]] = {}
     for line, row in rows:
-        case = row["case"] or ""
+        case = (row["case"] or "").strip()
         if case in values:
             problems.append(f"{path}, line {line}: case {case!r} comes twice")
         if None in row:
