@@ -70,7 +70,7 @@ def router(app: Any) -> APIRouter:
             ],
             "slices": [uid for uid, _, _ in datastore.instances(entry.id)],
             "structures": [asdict(structure) for structure in STRUCTURES],
-            "result": result | now,
+            "result": result | now if label else {},  # without one, the result is of a label that is gone
             "label": {"tag": tag, "utc": label["utc"], "source": label.get("source")} if label else None,
         }
 

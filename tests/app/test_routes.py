@@ -134,6 +134,16 @@ def test_flags_and_numbers_are_those_of_what_is_displayed(app, client):
     assert volume == pytest.approx((mask == 3).sum() * 3.0 * 2.5 * 15.0 / 1000)
 
 
+def test_a_label_that_is_gone_leaves_no_numbers(app, client):
+    datastore, (mask, _) = app.datastore(), _drawn(app)
+    datastore.keep_facts(ID, {"result": {"model": "m", "volumes_ml": {"lv_ml": 1.0}, "measurements": {"lv_ef_percent": 60}}})
+    datastore.propose(ID, mask, source="model", model="m")
+    assert client.get(f"/cine/summary?image={ID}").json()["result"]["volumes_ml"]["lv_ml"] > 0
+    datastore.remove_label(ID, "original")
+    found = client.get(f"/cine/summary?image={ID}").json()
+    assert (found["label"], found["result"]) == (None, {})
+
+
 def test_an_only_phase_is_neither_ed_nor_es(app, client, monkeypatch):
     only = SimpleNamespace(id=ID, case="P1", phase=0, key="")
     monkeypatch.setattr(app.datastore(), "entry", lambda image: only)
