@@ -161,9 +161,8 @@ def login_router(access: Access) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     def entered(request: Request, token: str, user: str) -> Response:
-        page = urlsplit(request.headers.get("referer", ""))  # where the form stood
-        asked = page.netloc == request.headers.get("host") and page.path.startswith("/ohif/")
-        response = RedirectResponse(page._replace(scheme="", netloc="").geturl() if asked else "/ohif/", 303)
+        page = re.fullmatch(r"https?://([^/]+)(/ohif/.*)", request.headers.get("referer", ""))  # where the form stood
+        response = RedirectResponse(page[2] if page and page[1] == request.headers.get("host") else "/ohif/", 303)
         if access.token or access.keycloak:
             given = token if access.keycloak else access.session(user, token)
             secure = request.url.scheme == "https"

@@ -110,7 +110,7 @@ def router(app: Any) -> APIRouter:
             planes, names = [str(uid) for uid in told["planes"]], {str(k): str(v) for k, v in told["names"].items()}
             if told.get("gzip"):  # one voxel too many is enough to refuse
                 voxels = zlib.decompressobj(31).decompress(voxels, cine.array[..., 0].size + 1)
-        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             raise HTTPException(400, "about: planes and names expected, and voxels as they say") from error
         images = [uid for uid, _, _ in datastore.instances(entry.id)]
         mask = mask_from_planes(voxels, planes, names, images=images, shape=cine.array.shape[:3])

@@ -286,6 +286,22 @@ def test_a_browser_signs_in_with_a_cookie_that_scripts_and_other_sites_do_not_ge
     assert "Secure" in secure.headers["set-cookie"]
 
 
+@pytest.mark.parametrize(
+    ("referer", "place"),
+    [
+        ("http://127.0.0.1:8000/ohif/monai-label?StudyInstanceUIDs=1.2", "/ohif/monai-label?StudyInstanceUIDs=1.2"),
+        ("http://evil.example/ohif/monai-label", "/ohif/"),
+        ("http://127.0.0.1:8000//evil.example/ohif/", "/ohif/"),
+        ("http://127.0.0.1:8000/cine/login", "/ohif/"),
+        ("http://[", "/ohif/"),
+        ("", "/ohif/"),
+    ],
+)
+def test_signing_in_leads_back_to_the_viewers_page(app, referer, place):
+    answered = ask(app, "GET", f"/cine/login?token={TOKEN}", access=Access(TOKEN), headers={"Referer": referer})
+    assert (answered.status_code, answered.headers["location"]) == (303, place)
+
+
 def test_a_session_in_an_address_ends_when_the_session_does(app):
     access = Access(TOKEN)
     session = jwt.encode({"sub": "ann", "exp": int(time.time()) + 100}, access._key, "HS256")

@@ -191,6 +191,7 @@ ROWS = (
     Row("foreign origin signs out", "POST", "/cine/logout", 403, {"Origin": "https://evil.example"}),
     form("drawing saved for nobody", "POST", "/cine/save?image=../x", 404, about="{}", voxels=("v", b"x")),
     form("drawing that is none", "POST", "/cine/save?image={image}", 400, about="[]", voxels=("v", b"x")),
+    form("drawing nested 100,000 deep", "POST", "/cine/save?image={image}", 400, about="[" * 10**5, voxels=("v", b"x")),
     # closed
     Row("weights downloaded", "GET", MODEL, 404),
     form("weights replaced", "PUT", MODEL, 404, file=("model.pt", CANARY)),

@@ -136,7 +136,8 @@ def test_flags_and_numbers_are_those_of_what_is_displayed(app, client):
 
 def test_a_label_that_is_gone_leaves_no_numbers(app, client):
     datastore, (mask, _) = app.datastore(), _drawn(app)
-    datastore.keep_facts(ID, {"result": {"model": "m", "volumes_ml": {"lv_ml": 1.0}, "measurements": {"lv_ef_percent": 60}}})
+    told = {"model": "m", "volumes_ml": {"lv_ml": 1.0}, "measurements": {"lv_ef_percent": 60}}
+    datastore.keep_facts(ID, {"result": told})
     datastore.propose(ID, mask, source="model", model="m")
     assert client.get(f"/cine/summary?image={ID}").json()["result"]["volumes_ml"]["lv_ml"] > 0
     datastore.remove_label(ID, "original")
@@ -170,6 +171,7 @@ def test_a_person_says_which_phases_are_ed_and_es(app, client):
     [
         ("[]", b""),
         ("no JSON", b""),
+        ("[" * 100_000, b""),
         ('{"planes": 1, "names": {}}', b""),
         ('{"planes": [], "names": []}', b""),
         ('{"planes": ["1.2"], "names": {}}', b"\1"),
