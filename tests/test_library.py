@@ -8,7 +8,9 @@ import pytest
 from dicom_sources import phantom, write_cine
 from filelock import FileLock
 
+from cardiac_cine.annotation import sources
 from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, Annotated, Library
+from cardiac_cine.annotation.listing import list_cines
 from cardiac_cine.annotation.sources import LocalSource, Returned
 from cardiac_cine.datasets.phantom import write_cine as write_nifti_cine
 from cardiac_cine.errors import InputError
@@ -237,6 +239,37 @@ def test_a_study_that_goes_away_takes_its_images_along(studies, library):
         library.image_path("one_4d_phase01")
 
 
+def test_studies_that_come_and_go_are_listed_without_a_restart(studies, library, monkeypatch):
+    def look_again():
+        monkeypatch.setattr(library, "_refreshed", -1e9)
+        library.refresh_when_old()
+        for thread in threading.enumerate():
+            if thread.name == "refresh":
+                thread.join(20)
+        return {entry.case for entry in library.entries()}
+
+    assert look_again() == {"PHANTOM", "one_4d"}
+    write_nifti_cine(phantom(), studies / "nifti" / "two_4d.nii.gz")
+    assert look_again() == {"PHANTOM", "one_4d", "two_4d"}
+    shutil.rmtree(studies / "dicom")
+    assert look_again() == {"one_4d", "two_4d"}
+
+
+def test_headers_of_a_folder_are_read_again_only_where_something_has_changed(studies, monkeypatch):
+    read = []
+    monkeypatch.setattr(sources, "list_cines", lambda path: read.append(path) or list_cines(path))
+    source, one = LocalSource(studies), studies / "nifti" / "one_4d.nii.gz"
+    assert source.scan() == source.scan() and len(read) == 1
+    one.write_bytes(one.read_bytes())
+    assert {cine.name for cine in source.scan()[0]} == {"PHANTOM", "one_4d"} and len(read) == 2
+    one.unlink()
+    assert [cine.name for cine in source.scan()[0]] == ["PHANTOM"] and len(read) == 3
+    single = LocalSource(studies / "nifti" / "two_4d.nii.gz")
+    assert single.scan()[0] == []
+    write_nifti_cine(phantom(), single.path)
+    assert [cine.name for cine in single.scan()[0]] == ["two_4d"]
+
+
 def test_facts_are_kept_with_an_image(library):
     library.image_path("PHANTOM_phase01")
     answered = {"id": "x", "path": "/etc", "checksum": "0", "name": "x", "strategy": {"random": 1}, "locked_by": "me"}
@@ -253,7 +286,7 @@ def test_a_folder_that_goes_away_is_a_problem_and_no_crash(studies, library, tmp
 
 
 class Remote(LocalSource):
-    """A source that others change: a folder that also keeps labels."""
+    """A folder that also keeps labels."""
 
     remote = True
 
@@ -395,6 +428,7 @@ def test_looking_at_a_slow_source_makes_nobody_wait(remote, monkeypatch):
     monkeypatch.setattr(remote, "_refreshed", -1e9)
     remote.refresh_when_old()
     assert began.wait(20)
+    monkeypatch.setattr(remote, "_refreshed", -1e9)  # it takes longer than the time between two looks
     remote.refresh_when_old()
     assert len(remote.entries()) == 4
     assert sum(thread.name == "refresh" for thread in threading.enumerate()) == 1

@@ -113,8 +113,8 @@ class Library:
             self.problems, self._refreshed = problems, time.monotonic()
 
     def refresh_when_old(self) -> None:
-        """Start to look at a source that others change, and do not wait for it."""
-        if self.source.remote and time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+        """Start to look at the source again, unless that is going on, and do not wait for it."""
+        if time.monotonic() - self._refreshed > _REFRESH_SECONDS and not self._refreshing.locked():
             self._refreshed = time.monotonic()
             threading.Thread(target=self.refresh, daemon=True, name="refresh").start()
 
