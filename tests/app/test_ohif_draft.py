@@ -206,6 +206,38 @@ def test_what_was_just_drawn_outlives_the_page(site, viewer, case, way):
         viewer.page = viewer.context.new_page()
 
 
+def test_a_page_whose_drawing_was_refused_asks_before_it_closes(site, viewer, case):
+    from playwright.sync_api import Error
+
+    asked = []
+
+    def stay(dialog):
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    viewer.open(NAME)
+    viewer.wait_for(1, "Save")
+    viewer.page.wait_for_timeout(1000)
+    viewer.page.on("dialog", stay)
+    was = viewer.displayed().mask(case, 1)
+    viewer.page.route("**/cine/save?**", lambda route: route.fulfill(status=503, json={"detail": "no space left"}))
+    viewer.draw("LV", -120)
+    drawn = viewer.displayed().mask(case, 1)
+    assert (drawn != was).any()
+    viewer.wait_for(1, "no space left")
+    with pytest.raises(Error):
+        viewer.page.goto("about:blank")
+    assert asked == ["beforeunload"]
+    np.testing.assert_array_equal(viewer.displayed().mask(case, 1), drawn)
+    # The server takes it, with what is drawn next: nothing can be lost any more.
+    viewer.page.unroute("**/cine/save?**")
+    viewer.draw("MYO", -60)
+    _wait_until_kept(site, 1, viewer.displayed().mask(case, 1))
+    viewer.wait_for(1, "changed, not saved")
+    viewer.page.goto("about:blank")
+    assert asked == ["beforeunload"]
+
+
 @pytest.mark.parametrize(
     ("voxels", "message"),
     [
