@@ -134,6 +134,29 @@ def test_another_study_in_dicom_is_another_at_the_same_place_too(segmenter, tmp_
     assert content_of(out, "ANON")["about"]["study_instance_uid"] == uids[1]
 
 
+def test_results_keep_their_names_when_other_studies_come_and_go(segmenter, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+
+    def run():
+        found = find_studies(data)
+        return {study.name for study in found.studies}, statuses(Workflow(segmenter, out, QUICK).run(found))
+
+    write_stack(data / "1" / "sa.nii", SMALL)
+    write_dicom(phantom(), data / "2", layout="enhanced", patient_id="ANN", seed=1)
+    assert run() == ({"ANN", "sa"}, {"ANN": "done", "sa": "done"})
+    write_stack(data / "3" / "sa.nii", SMALL[::-1])
+    write_dicom(phantom(), data / "4", layout="enhanced", patient_id="ANN", seed=2)
+    names, became = run()
+    assert names == {"1_sa", "3_sa", "ANN_20240102", "ANN_20240102_2"}
+    assert became == {"ANN": "skipped", "sa": "skipped", "ANN_20240102_2": "done", "3_sa": "done"}
+    assert set(run()[1].values()) == {"skipped"}
+    assert content_of(out, "ANN_20240102_2")["case"] == "ANN_20240102_2"
+    # What is left keeps the name that it got beside the others.
+    shutil.rmtree(data / "1")
+    shutil.rmtree(data / "2")
+    assert run() == ({"ANN", "sa"}, {"ANN_20240102_2": "skipped", "3_sa": "skipped"})
+
+
 def test_a_study_of_which_a_file_is_gone_is_not_finished(segmenter, tmp_path):
     write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
     found = find_studies(tmp_path / "data")

@@ -1,7 +1,8 @@
 """What a finished study's results depend on: whether they still hold, and whether they are this study's at all."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,39 @@ def fingerprint(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: a file cannot be read.
     """
-    uid = study.stack.header.study_uid if study.stack else ""
-    return {_CONTENT: content_sha256(study.files), _SOURCE: str(study.source.resolve()), _UID: uid, **settings}
+    return {_CONTENT: content_sha256(study.files), **_identity(study), **settings}
+
+
+def named_as_before(studies: Collection[Study], results: Mapping[str, Any]) -> tuple[Study, ...]:
+    """Return the studies, sorted by name, those that have results by another name under that one.
+
+    Studies of one patient, and files of one name, are named apart where there are several, so that a name would change
+    when others come or go.
+
+    Args:
+        studies: of different names.
+        results: case to the fingerprint of its results, as :func:`fingerprint`, None where there is none.
+    """
+    told = {case: _told(earlier) for case, earlier in results.items() if isinstance(earlier, Mapping)}
+    known = {identity: case for case, identity in told.items()}
+    names, named = {study.name for study in studies}, []
+    for study in studies:
+        own = _told(_identity(study))
+        case = known.get(own, study.name)
+        named.append(study if told.get(study.name) == own or case in names else _called(study, case))
+    return tuple(sorted(named, key=lambda study: study.name))
+
+
+def _identity(study: Study) -> dict[str, str]:
+    return {_SOURCE: str(study.source.resolve()), _UID: study.stack.header.study_uid if study.stack else ""}
+
+
+def _told(identity: Mapping[str, Any]) -> str:
+    return str(identity.get(_UID) or identity.get(_SOURCE))
+
+
+def _called(study: Study, name: str) -> Study:
+    return replace(study, name=name, read=lambda: replace(study.read(), name=name))
 
 
 def same_results(earlier: Any, current: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import plain, write_json
-from cardiac_cine.fingerprints import fingerprint, other_study, same_results
+from cardiac_cine.fingerprints import fingerprint, named_as_before, other_study, same_results
 from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
@@ -97,7 +97,8 @@ class Workflow:
     Every study gets ``CASE/CASE_seg.nii.gz`` on the input's grid, ``CASE/CASE_measurements.json`` and, for a cine,
     ``CASE/CASE_report.html``. The measurements are written last and list the others: with all of them a study is
     finished, and another run with files of the same content, wherever they lie, the same weights and options leaves it
-    alone. What another study of the same case name left there is not replaced unless ``overwrite`` says so.
+    alone, under the name that its results have. What another study of the same case name left there is not replaced
+    unless ``overwrite`` says so.
 
     Args:
         segmenter: makes the masks.
@@ -137,6 +138,9 @@ class Workflow:
             reference: case to measurements of another source to compare with on the page over all studies, see
                 :func:`cardiac_cine.cohort_report.read_reference_csv`.
         """
+        folders = sorted(path for path in self.output_dir.glob("*") if path.is_dir())
+        results = {folder.name: (read_measurements(folder) or {}).get("fingerprint") for folder in folders}
+        found = replace(found, studies=named_as_before(found.studies, results))
         outcomes: list[Outcome] = []
         interrupted = False
         try:
