@@ -293,9 +293,12 @@ def test_where_it_was_trained_on_all_the_result_says_so(tmp_path, phantom_acdc, 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({}, "labels of 0 patients, complete ones of 0; expected two patients"),
-        ({"patient001": (1, 2, 3)}, "labels of 1 patients, complete ones of 1; expected two patients"),
-        ({"patient001": (3,), "patient002": (3,)}, "labels of 2 patients, complete ones of 0; expected two patients"),
+        ({}, "with final labels: 0, with complete ones: 0; expected two: one to train"),
+        ({"patient001": (1, 2, 3)}, "with final labels: 1, with complete ones: 1; expected two: one to train"),
+        (
+            {"patient001": (3,), "patient002": (3,)},
+            "with final labels: 2, with complete ones: 0; expected two: one to train",
+        ),
     ],
 )
 def test_too_few_labels_are_refused(place, tmp_path, labels, message):

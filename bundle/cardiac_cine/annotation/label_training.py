@@ -216,8 +216,8 @@ class LabelTraining:
         complete = {case.patient: case.group for case in labelled if case.complete}
         if len(groups) < 2 or not complete:
             raise InputError(
-                f"there are final labels of {len(groups)} patients, complete ones of {len(complete)}; expected two "
-                "patients: one to train on, and one with all slices and structures labelled to validate on"
+                f"patients with final labels: {len(groups)}, with complete ones: {len(complete)}; expected two: one to "
+                "train on, and one with all slices and structures labelled to validate on"
             )
         trained_on = set(self.models.live.trained_on)
         # A patient that the live model was trained on would flatter it; where all were, the result says so.
