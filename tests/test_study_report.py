@@ -36,7 +36,8 @@ def report(phantom, tmp_path_factory):
     ) -> Path:
         times = tuple(RR_MS / 8 * index for index in range(phases)) if timed else None
         fields = {"patient": PATIENT, "rr_ms": RR_MS if timed else math.nan, "times_ms": times} | changes
-        cine = Cine("study01", Path("/scans/study01"), phantom.image[..., :phases], phantom.affine, **fields)
+        fields.setdefault("affine", phantom.affine)
+        cine = Cine("study01", Path("/scans/study01"), phantom.image[..., :phases], **fields)
         masks = phantom.mask[..., :phases] * (not empty)
         found = measure(masks, cine.affine, times_ms=cine.times_ms, rr_ms=cine.rr_ms, patient=cine.patient)
         path = tmp_path_factory.mktemp("report") / "report.html"
@@ -91,8 +92,21 @@ def test_head_and_foot_say_who_and_how(report):
     assert "Heart rate 65 bpm Study date 2024-03-11 Field strength (T) 1.5 Images 8 phases, " in text
     assert f"Study instance UID 1.2.3 weights sha256 {'ab12' * 16} versions torch 2.13.0" in text
     assert "report created 2024-03-11 12:00+00:00" in text
-    for convention in ("Research software, not a medical device", "1.05 g/mL", "Mosteller", "papillary muscles"):
+    for convention in (
+        "Research software, not a medical device",
+        "1.05 g/mL",
+        "Mosteller",
+        "papillary muscles",
+    ):
         assert convention in text
+
+
+def test_a_lost_orientation_is_told_beside_the_wall(report, plain):
+    straight = Page(report(affine=np.diag([-2.0, -2.0, 12.0, 1.0])).read_text())
+    check_accessible(straight)
+    note = "anterior and inferior segments may be exchanged"
+    assert straight.text.index("Wall thickness by segment") < straight.text.index(note) < straight.text.index("AHA's")
+    assert note not in Page(plain.read_text()).text
 
 
 def test_flags_come_first_with_their_reasons(report, plain):

@@ -8,7 +8,14 @@ import pytest
 from cardiac_cine.datasets.phantom import PhantomSpec, render
 from cardiac_cine.datasets.phantom_heart import Heart
 from cardiac_cine.labels import LV, MYO, RV
-from cardiac_cine.wall import RAYS, Ring, find_insertions, find_rings, segment_thickness_mm
+from cardiac_cine.wall import (
+    RAYS,
+    Ring,
+    find_insertions,
+    find_rings,
+    orientation_is_known,
+    segment_thickness_mm,
+)
 
 # A heart's own axes in the patient (right, anterior, superior): to the apex, across the septum, to the front wall.
 TO_APEX = np.array([-0.65, 0.60, -0.46]) / np.linalg.norm([-0.65, 0.60, -0.46])
@@ -297,3 +304,25 @@ def test_septa_of_acdc_are_thicker_in_hypertrophy_than_in_dilation(acdc_dir):
             septa.setdefault(group, []).append(np.mean([values[index - 1] for index in (2, 3, 8, 9)]))
     assert max(septa["DCM"]) < min(septa["HCM"])
     assert min(septa["DCM"]) > 5 and max(septa["HCM"]) < 20
+
+
+def tilted(degrees):
+    """The affine of slices of 1.5 x 1.5 x 8 mm, turned about the patient's left-right axis."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = np.array([[1, 0, 0, 0], [0, cos, -sin, 0], [0, sin, cos, 0], [0, 0, 0, 1]])
+    return turn @ np.diag([-1.5, -1.5, 8.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("affine", "known"),
+    [
+        (np.diag([-1.0, -1.0, 1.0, 1.0]), False),  # ACDC's
+        (np.diag([1.5, 1.5, -8.0, 1.0])[:, [1, 2, 0, 3]], False),  # sagittal
+        (tilted(0.9), False),
+        (tilted(1.1), True),
+        (tilted(-45), True),
+        (render(PhantomSpec(phases=2, shape=(64, 64), spacing_mm=(4.0, 4.0, 24.0))).affine, True),
+    ],
+)
+def test_orientation_is_known(affine, known):
+    assert orientation_is_known(affine) is known

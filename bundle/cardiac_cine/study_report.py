@@ -23,6 +23,7 @@ from cardiac_cine.quality import Flag
 from cardiac_cine.quantities import MISSING, QUANTITIES, number
 from cardiac_cine.reference_ranges import CAVITY, RANGES, ranges_for
 from cardiac_cine.views import OUTLINES, heart_view
+from cardiac_cine.wall import orientation_is_known
 
 _LEVEL_NAMES = ("Basal", "Mid-ventricular", "Apical")
 _WALL_NAMES = ("anterior", "anteroseptal", "inferoseptal", "inferior", "inferolateral", "anterolateral")
@@ -77,6 +78,7 @@ def write_report(
         **_curves(measurements),
         **_pictures(cine, masks, measurements),
         **_wall(measurements),
+        "orientation_is_known": orientation_is_known(cine.affine),
     }
     write_page("study.html.jinja", content, path, created)
 

@@ -25,6 +25,8 @@ RAYS = 120
 ANTERIOR_INSERTION = (0.0, 0.5, 1.0)
 # Insertions whose line is closer than this to a right angle with that direction are not told apart.
 _MIN_INSERTION_COSINE = math.sin(math.radians(10))
+# The heart lies oblique in the body: slices closer than this to a plane of the body's are from no short-axis scan.
+_UNTILTED_DEG = 1.0
 # A contact of the right ventricle over less than this is the tip of its apex and says little about the septum.
 MIN_CONTACT_DEG = 30.0
 # Contours half way between pixels: the right ventricle touches where its pixels' centres lie closer than this, in
@@ -147,6 +149,26 @@ def find_rings(mask: np.ndarray, affine: np.ndarray) -> tuple[Ring, ...]:
     sx, sy, _ = spacing_mm(affine)
     rings = (_ring(mask[:, :, index], (sx, sy), index) for index in range(mask.shape[2]))
     return tuple(ring for ring in rings if ring is not None)
+
+
+def orientation_is_known(affine: np.ndarray) -> bool:
+    """Tell whether the slices are tilted in the body, as every short-axis scan's are.
+
+    Files that lost their orientation, such as ACDC's, say that their slices lie along the body's axes. Which insertion
+    of the right ventricle is the anterior one is a guess there: anterior and inferior walls may be exchanged.
+
+    Args:
+        affine: 4 x 4 voxel to world, mm, NIfTI's axes (right, anterior, superior).
+
+    Returns:
+        False where the slices lie within 1 degree of an axial, coronal or sagittal plane.
+
+    Raises:
+        ValueError: ``affine`` is not a finite 4 x 4 matrix with three axes.
+    """
+    in_plane = np.asarray(affine, dtype=float)[:3, :2] / spacing_mm(affine)[:2]
+    normal = np.cross(in_plane[:, 0], in_plane[:, 1])
+    return float(np.abs(normal).max()) < math.cos(math.radians(_UNTILTED_DEG)) * float(np.linalg.norm(normal))
 
 
 def find_insertions(rings: tuple[Ring, ...], affine: np.ndarray) -> dict[int, Insertions]:
