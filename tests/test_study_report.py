@@ -97,6 +97,7 @@ def test_head_and_foot_say_who_and_how(report):
         "1.05 g/mL",
         "Mosteller",
         "papillary muscles",
+        "Slices and phases count from 1; in the measurements' JSON and in the options --ed_frame and --es_frame phases",
     ):
         assert convention in text
 
