@@ -337,6 +337,19 @@ def test_unknown_options_and_a_file_as_folder_are_refused(segmenter, tmp_path):
         Workflow(segmenter, write_stack(tmp_path / "a.nii.gz", SMALL))
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(segmenter, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^output_dir .*file/out: Not a directory, expected a folder to write to$"):
+        Workflow(segmenter, tmp_path / "file" / "out")
+    out = tmp_path / "out"
+    Workflow(segmenter, out)
+    assert list(out.iterdir()) == []  # the attempt leaves nothing behind
+    out.chmod(0o500)
+    if not os.access(out, os.W_OK):  # root may write everywhere
+        with pytest.raises(InputError, match=r"out: Permission denied, expected a folder to write to$"):
+            Workflow(segmenter, out)
+
+
 def test_what_an_earlier_run_wrote_and_this_one_does_not_is_gone(segmenter, tmp_path):
     write_dicom(phantom(), tmp_path / "data", layout="enhanced", patient_id="a")
     found = find_studies(tmp_path / "data")

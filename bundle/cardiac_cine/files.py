@@ -29,6 +29,26 @@ def staged(path: Path) -> Iterator[Path]:
         (Path(folder) / path.name).replace(path)
 
 
+def check_writable(folder: Path, name: str) -> None:
+    """Make a folder where missing, and try to write there, so that a long job does not fail at its end.
+
+    Args:
+        folder: for results.
+        name: the argument that it was given as.
+
+    Raises:
+        InputError: it is no folder, cannot be made or cannot be written to.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{name} {folder}: not a folder, expected one to write to")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".staged-"):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} {folder}: {error.strerror}, expected a folder to write to") from None
+
+
 def write_text(text: str, path: Path) -> None:
     """Write a text file, whole or not at all."""
     with staged(path) as target:

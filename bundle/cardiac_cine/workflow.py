@@ -18,7 +18,7 @@ from cardiac_cine.dicom_planes import check_planes
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import plain, write_json
+from cardiac_cine.files import check_writable, plain, write_json
 from cardiac_cine.fingerprints import fingerprint, named_as_before, other_study, same_results
 from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
@@ -107,15 +107,14 @@ class Workflow:
 
     Raises:
         TypeError: an option that there is not.
-        InputError: ``output_dir`` is a file, or as :class:`Options`.
+        InputError: ``output_dir`` is a file or cannot be written to, or as :class:`Options`.
     """
 
     def __init__(self, segmenter: Segmenter, output_dir: Path | str, options: Mapping[str, Any] | None = None) -> None:
         self.segmenter = segmenter
         self.output_dir = Path(output_dir)
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise InputError(f"output_dir {self.output_dir}: not a folder, expected one to write to")
         self.options = Options(**(options or {}))
+        check_writable(self.output_dir, "output_dir")
         self.model = sha256(segmenter.ckpt_path)
         self.software = {
             "weights_sha256": self.model,
