@@ -206,6 +206,13 @@ def test_learning_curves_leave_out_epochs_without_validation(tmp_path, figures):
     assert pixels(tmp_path / "l.png").shape == (440, 1210, 3)
 
 
+def test_learning_curves_of_one_epoch_have_no_fractions_of_it(tmp_path, figures):
+    learning_curves([{"epoch": 1, "train_loss": 1.0, "train_dice_lv": 0.2}], tmp_path / "l.png")
+    for axes in figures[-1].axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_a_figure_that_fails_midway_leaves_the_earlier_one(tmp_path, monkeypatch):
     path = tmp_path / "h.png"
     degeneration_histogram((1,), (2,), path)

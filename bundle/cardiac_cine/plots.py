@@ -44,7 +44,7 @@ def learning_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
     dice.set(title="Dice", xlabel="epoch", ylim=(0, 1))
     for axes in (loss, dice):
         axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend(fontsize=8)
     _save(figure, path)
 
