@@ -29,8 +29,16 @@ logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR
 class _Job:
     """A call that Fire has parsed and not made yet."""
 
-    def __init__(self, call: Callable[[], int | None]) -> None:
-        self._call = call
+    def __init__(self, command: Callable[..., int | None], arguments: inspect.BoundArguments) -> None:
+        self._command, self._arguments = command, arguments
+
+    def run(self) -> int | None:
+        """Make the call, if its results have a place to go to."""
+        from cardiac_cine.files import check_writable
+
+        if self._arguments.arguments.get("output_dir"):
+            check_writable(Path(self._arguments.arguments["output_dir"]), "output_dir")
+        return self._command(*self._arguments.args, **self._arguments.kwargs)
 
 
 def main(commands: Callable | Mapping[str, Callable], name: str) -> int:
@@ -63,7 +71,7 @@ def main(commands: Callable | Mapping[str, Callable], name: str) -> int:
     from cardiac_cine.errors import InputError
 
     try:
-        return job._call() or DONE
+        return job.run() or DONE
     except InputError as error:
         print(error, file=sys.stderr)
         return WRONG_INPUT
@@ -90,7 +98,9 @@ def check_app() -> None:
 def _parser(command: Callable) -> Callable[..., _Job]:
     @functools.wraps(command)
     def parse(*args: Any, **kwargs: Any) -> _Job:
-        return _Job(functools.partial(command, *args, **kwargs))
+        arguments = inspect.signature(command).bind(*args, **kwargs)
+        arguments.apply_defaults()
+        return _Job(command, arguments)
 
     return parse
 

@@ -24,11 +24,10 @@ def acdc(source: str, out: str) -> int:
     from cardiac_cine import cases
     from cardiac_cine.datasets import acdc as adapter
     from cardiac_cine.errors import InputError
-    from cardiac_cine.files import write_json
+    from cardiac_cine.files import check_writable, write_json
 
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: not a folder, expected one to write to")
+    check_writable(folder, "out")
     datalist, problems = adapter.scan(Path(source))
     by_patient: dict[str, list[cases.Case]] = {}
     for case in datalist.cases:

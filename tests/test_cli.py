@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import benchmark_server
 import pytest
@@ -23,6 +24,9 @@ def show(source: str, out: str | None = None, *, count: int = 1, name: str = "x"
     if source == "stop":
         raise KeyboardInterrupt
     print(repr((source, out, count, name)))
+
+def store(*, output_dir: str = "results") -> None:
+    print("stored in", output_dir)
 
 sys.exit(cli.main({commands}, "show.py"))
 """
@@ -65,6 +69,16 @@ def test_wrong_arguments_run_nothing(arguments):
     done = run(*arguments)
     assert done.returncode == 1
     assert done.stdout == ""
+
+
+def test_results_without_a_place_to_go_to_are_not_worked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(commands="store").stdout == "stored in results\n"
+    Path("results").touch()
+    for arguments, folder in (((), "results"), (("--output_dir", "results/1"), "results/1")):
+        done = run(*arguments, commands="store")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"output_dir {folder}: " in done.stderr and "expected a folder to write to" in done.stderr
 
 
 def test_help_is_not_an_error():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import check_finite, staged, write_json, write_text
+from cardiac_cine.files import check_finite, check_writable, staged, write_json, write_text
 
 
 def names(folder):
@@ -31,6 +31,22 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path, e
         raise error
     assert path.read_text() == "earlier"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_place_for_results_is_tried_and_left_as_it_was(tmp_path):
+    check_writable(tmp_path, "output_dir")
+    check_writable(tmp_path / "a" / "b", "output_dir")
+    assert names(tmp_path) == []
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for folder, reason in (
+        ("file", "Not a directory"),
+        ("file/a/b", f"{tmp_path}/file: Not a directory"),
+        ("dangling/a", f"{tmp_path}/dangling: No such file or directory"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check_writable(tmp_path / folder, "output_dir")
+        assert str(caught.value) == f"output_dir {tmp_path / folder}: {reason}, expected a folder to write to"
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dicom_sources import phantom
@@ -6,7 +7,7 @@ from pydicom import dcmread
 
 from cardiac_cine.datasets.phantom_dicom import write_dicom
 from cardiac_cine.errors import InputError
-from cardiac_cine.fingerprints import content_sha256, fingerprint, other_study, same_results
+from cardiac_cine.fingerprints import content_sha256, fingerprint, named_as_before, other_study, same_results
 from cardiac_cine.studies import Study, find_studies
 
 
@@ -70,3 +71,10 @@ NOW = {"content_sha256": "c", "source": "/s", "study_instance_uid": "1.2", "vers
 def test_earlier_results_are_the_same_changed_or_another_studys(earlier, same, other):
     assert same_results(earlier, NOW) is same
     assert other_study(earlier, NOW) == other
+
+
+def test_two_studies_do_not_take_one_name(tmp_path):
+    stack = SimpleNamespace(header=SimpleNamespace(study_uid="1.2"))
+    twins = [Study(name, tmp_path / name, (), lambda: None, stack=stack) for name in ("a", "b")]
+    named = named_as_before(twins, {"earlier": {"study_instance_uid": "1.2"}, "unfinished": None})
+    assert sorted(study.name for study in named) == ["b", "earlier"]

@@ -89,7 +89,10 @@ def test_an_output_that_is_a_file_is_wrong_input(tmp_path):
     save_patient(tmp_path / "acdc", 1)
     (tmp_path / "out").write_text("mine")
     done = prepare("acdc", tmp_path / "acdc", tmp_path / "out")
-    assert (done.returncode, done.stderr) == (1, f"{tmp_path}/out: not a folder, expected one to write to\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"out {tmp_path}/out: Not a directory, expected a folder to write to\n",
+    )
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -310,7 +310,7 @@ def test_unusable_weights_output_and_frames_are_wrong_input(script, tmp_path, ca
     assert script(path, "--output_dir", tmp_path / "out", "--ckpt_path", tmp_path / "no.pt") == 1
     assert "no.pt: no such file" in capsys.readouterr().err
     assert script(path, "--output_dir", path) == 1
-    assert "not a folder, expected one to write to" in capsys.readouterr().err
+    assert "Not a directory, expected a folder to write to" in capsys.readouterr().err
     assert script(path, "--output_dir", tmp_path / "out", "--ed_frame", "ten") == 1
     assert capsys.readouterr().err.endswith("ed_frame is 'ten', expected a phase counted from 0\n")
 

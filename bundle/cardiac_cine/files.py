@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,23 +31,22 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Make a folder where missing, and try to write there, so that a long job does not fail at its end.
+    """Try to write where a folder is or will be made, so that a long job does not fail at its end. Nothing is left.
 
     Args:
         folder: for results.
         name: the argument that it was given as.
 
     Raises:
-        InputError: it is no folder, cannot be made or cannot be written to.
+        InputError: it, or the folder that it would be made in, is no folder or cannot be written to.
     """
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{name} {folder}: not a folder, expected one to write to")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".staged-"):
+        with tempfile.TemporaryDirectory(dir=place, prefix=".staged-"):
             pass
     except OSError as error:
-        raise InputError(f"{name} {folder}: {error.strerror}, expected a folder to write to") from None
+        reason = f"{place}: {error.strerror}" if place != folder else error.strerror
+        raise InputError(f"{name} {folder}: {reason}, expected a folder to write to") from None
 
 
 def write_text(text: str, path: Path) -> None:

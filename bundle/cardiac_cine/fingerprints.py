@@ -57,7 +57,7 @@ def named_as_before(studies: Collection[Study], results: Mapping[str, Any]) -> t
     names, named = {study.name for study in studies}, []
     for study in studies:
         own = _told(_identity(study))
-        case = known.get(own, study.name)
+        case = known.pop(own, study.name)
         named.append(study if told.get(study.name) == own or case in names else _called(study, case))
     return tuple(sorted(named, key=lambda study: study.name))
 

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -43,10 +44,16 @@ def is_loopback(host: str) -> bool:
 def parse_origins(text: str) -> frozenset[str]:
     """Return the origins of a comma-separated list; InputError names those that are none."""
     origins = frozenset(part.strip().rstrip("/") for part in text.split(",") if part.strip())
-    wrong = [each for each in sorted(origins) if not re.fullmatch(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?", each)]
+    wrong = [each for each in sorted(origins) if not _is_origin(each)]
     if wrong:
         raise InputError([f"origin {each!r}: expected http(s)://HOST[:PORT], as a browser sends it" for each in wrong])
     return origins
+
+
+def _is_origin(text: str) -> bool:
+    with suppress(ValueError):  # an address in brackets that is none
+        return re.fullmatch(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?", text) is not None and bool(urlsplit(text))
+    return False
 
 
 def chosen_token(places: Mapping[str, str | None]) -> str:

@@ -102,6 +102,7 @@ def test_a_token_is_kept_out_of_what_is_logged(started, tmp_path, way):
         ),
         (["--studies", ".", "--origins", "*"], "origin '*': expected http(s)://HOST[:PORT]"),
         (["--studies", ".", "--origins", "http://a/path"], "origin 'http://a/path': expected"),
+        (["--studies", ".", "--origins", "http://[abc]"], "origin 'http://[abc]': expected"),
         (
             ["--studies", ".", "--origins", "https://a,http://localhost"],
             "--origins https://a: other machines are served",
