@@ -167,8 +167,9 @@ def test_bland_altman_draws_differences_against_means(tmp_path, figures):
     np.testing.assert_array_equal(points.get_xydata(), [[55, 10], [52, -4], [math.nan, math.nan]])
     assert [line.get_ydata()[0] for line in lines] == [-16.4, 3.0, 22.4]
     assert [line.get_linestyle() for line in lines] == ["--", "-", "--"]
-    assert [text.get_text() for text in difference.texts] == ["lower limit -16.4", "bias +3.0", "upper limit +22.4"]
+    assert [text.get_text() for text in difference.texts] == ["lower limit\n-16.4", "bias\n+3.0", "upper limit\n+22.4"]
     assert (scatter.get_xlabel(), scatter.get_ylabel()) == ("LV EF (%), reference", "LV EF (%), automatic")
+    assert difference.get_ylabel() == "LV EF (%), automatic - reference"
     assert pixels(tmp_path / "b.png").shape == (462, 1100, 3)
 
 

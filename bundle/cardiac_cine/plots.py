@@ -148,11 +148,9 @@ def bland_altman(
     difference.plot((measured + expected) / 2, measured - expected, "o", color="#1f5fa8", markersize=4, alpha=0.8)
     for value, style, what in zip(limits, ("--", "-", "--"), ("lower limit", "bias", "upper limit"), strict=True):
         difference.axhline(value, linestyle=style, color="0.3", linewidth=1)
-        note = f"{what} {value:+.1f}"
-        difference.annotate(
-            note, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-        )
-    difference.set(xlabel=f"{name}, mean of both", ylabel="automatic - reference", title="Bland-Altman")
+        beside = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "center", "fontsize": 8}
+        difference.annotate(f"{what}\n{value:+.1f}", (1.01, value), **beside)
+    difference.set(xlabel=f"{name}, mean of both", ylabel=f"{name}, automatic - reference", title="Bland-Altman")
     for axes in (scatter, difference):
         axes.grid(alpha=0.3)
     _save(figure, path)
