@@ -154,8 +154,9 @@ def find_rings(mask: np.ndarray, affine: np.ndarray) -> tuple[Ring, ...]:
 def orientation_is_known(affine: np.ndarray) -> bool:
     """Tell whether the slices are tilted in the body, as every short-axis scan's are.
 
-    Files that lost their orientation, such as ACDC's, say that their slices lie along the body's axes. Which insertion
-    of the right ventricle is the anterior one is a guess there: anterior and inferior walls may be exchanged.
+    Files that lost their orientation, such as ACDC's, say that their slices lie along the body's axes; so do axial
+    cines. Which insertion of the right ventricle is the anterior one is a guess there: anterior and inferior walls may
+    be exchanged.
 
     Args:
         affine: 4 x 4 voxel to world, mm, NIfTI's axes (right, anterior, superior).
