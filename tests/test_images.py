@@ -173,6 +173,7 @@ BAD_FILES = {
         "voxels are NaN or infinite, expected finite intensities",
     ),
     "constant": (with_array(np.full((96, 80, 6), 7)), "all voxels are 7, expected an image"),
+    "mask": (with_array(np.digitize(heart(), (100, 300, 400))), "all voxels are labels, as in a mask"),
 }
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cardiac_cine.inferers import HeartWindowInferer, Window
+from cardiac_cine.inferers import HeartWindowInferer, Window, window_size
 
 
 class Bright(torch.nn.Module):
@@ -156,3 +156,14 @@ def test_neighbours_stay_within_their_image():
 def test_batches_need_a_slice():
     with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
         HeartWindowInferer((32, 32), batch_size=0)
+
+
+def test_window_is_what_the_network_can_halve():
+    assert window_size([160, 96], [4, 8, 16, 32]) == (160, 96)
+
+
+@pytest.mark.parametrize("size", [[160, 100], [0, 160], [160], [160, 160, 160]])
+def test_window_that_cannot_be_halved_is_refused(size):
+    with pytest.raises(ValueError, match="expected two multiples of 8 for a network of 4 levels") as caught:
+        window_size(size, [4, 8, 16, 32])
+    assert str(size) in str(caught.value)

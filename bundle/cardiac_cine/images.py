@@ -144,7 +144,8 @@ def read_frame(path: Path) -> Frame:
 
     Raises:
         InputError: with all that is wrong. The file is missing, empty, no NIfTI, truncated or corrupted; the image is
-            not 3D, has a single slice or an absurd size, spacing or affine; voxels are NaN, infinite or all the same.
+            not 3D, has a single slice or an absurd size, spacing or affine; voxels are NaN, infinite, all the same or a
+            mask's.
     """
     image, affine = _open_checked(path, (3,), EXPECTED)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused

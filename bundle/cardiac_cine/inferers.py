@@ -35,6 +35,25 @@ class Window:
     turned: bool = False
 
 
+def window_size(crop_size: Sequence[int], filters: Sequence[int]) -> tuple[int, int]:
+    """Return the size of the network's window along x and y, checked.
+
+    Args:
+        crop_size: in pixels of the network's grid.
+        filters: of the network's levels; each but the first halves the window.
+
+    Raises:
+        ValueError: ``crop_size`` is not two numbers that can be halved so often.
+    """
+    levels = len(filters)
+    multiple = 2 ** (levels - 1)
+    if len(crop_size) != 2 or any(size < multiple or size % multiple for size in crop_size):
+        raise ValueError(
+            f"crop_size is {list(crop_size)}, expected two multiples of {multiple} for a network of {levels} levels"
+        )
+    return int(crop_size[0]), int(crop_size[1])
+
+
 class HeartWindowInferer(Inferer):
     """Find the heart in a few slices, then run the network on a window round it in every slice, the base first.
 

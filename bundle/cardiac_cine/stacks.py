@@ -7,6 +7,7 @@ import numpy as np
 
 from cardiac_cine import geometry
 from cardiac_cine.errors import InputError
+from cardiac_cine.labels import BACKGROUND, STRUCTURE_IDS
 
 # Cine MR has pixels of 0.7-2 mm; beyond these limits the header holds metres, micrometres or another kind of scan.
 IN_PLANE_MM = (0.3, 5.0)
@@ -35,13 +36,15 @@ def check_voxels(array: np.ndarray, path: Path, where: str = "") -> None:
         where: in front of what is wrong.
 
     Raises:
-        InputError: voxels are NaN, infinite or all the same.
+        InputError: voxels are NaN, infinite, all the same or a mask's.
     """
     if not np.isfinite(array).all():
         count = array.size - np.count_nonzero(np.isfinite(array))
         raise InputError(f"{path}: {where}{count} voxels are NaN or infinite, expected finite intensities")
     if array.min() == array.max():
         raise InputError(f"{path}: {where}all voxels are {array.min():g}, expected an image")
+    if np.isin(array, (BACKGROUND, *STRUCTURE_IDS)).all():
+        raise InputError(f"{path}: {where}all voxels are labels, as in a mask; expected an image")
 
 
 def grid_problems(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[str]:
