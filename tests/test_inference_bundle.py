@@ -22,10 +22,11 @@ from test_images import affine_of, heart, write_like_acdc, write_stack
 import cardiac_cine
 from cardiac_cine.anatomy import degenerated_slices
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 from cardiac_cine.images import read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.postprocess import RepairAnatomyd, largest_components
-from cardiac_cine.weights import checksum_file, sha256
+from cardiac_cine.weights import checksum_file
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 INFERENCE = BUNDLE / "configs" / "inference.json"

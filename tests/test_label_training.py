@@ -27,7 +27,7 @@ from cardiac_cine.annotation.library import Library
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.errors import InputError
-from cardiac_cine.weights import sha256
+from cardiac_cine.files import sha256
 
 OVERRIDES = {
     "filters": [4, 8, 16],

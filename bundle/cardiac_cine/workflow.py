@@ -18,7 +18,7 @@ from cardiac_cine.dicom_planes import check_planes
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import check_writable, plain, write_json
+from cardiac_cine.files import check_writable, plain, sha256, write_json
 from cardiac_cine.fingerprints import fingerprint, named_as_before, other_study, same_results
 from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
@@ -42,7 +42,7 @@ from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, unmatched
 from cardiac_cine.tables import write_table
 from cardiac_cine.temporal import stabilise
-from cardiac_cine.weights import sha256, versions
+from cardiac_cine.weights import versions
 
 logger = logging.getLogger(__name__)
 

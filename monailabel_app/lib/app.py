@@ -19,7 +19,7 @@ from cardiac_cine.annotation.audit import append_event
 from cardiac_cine.annotation.jobs import Jobs
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.training_runs import end_with_parent
-from cardiac_cine.weights import sha256
+from cardiac_cine.files import sha256
 from monailabel_app.lib import access, guard, scoring, state, strategies
 from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
 from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propagation

@@ -21,8 +21,8 @@ from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 from cardiac_cine.labels import LV, RV
-from cardiac_cine.weights import sha256
 from cardiac_cine.workflow import segment_study
 from monailabel_app.lib.access import upload_folder
 from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore

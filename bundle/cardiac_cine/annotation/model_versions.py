@@ -18,9 +18,8 @@ from typing import Any
 
 from cardiac_cine.annotation.records import durable
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import plain
+from cardiac_cine.files import plain, sha256
 from cardiac_cine.segmenter import Segmenter
-from cardiac_cine.weights import sha256
 
 logger = logging.getLogger(__name__)
 
