@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from skimage.measure import find_contours
 
 from cardiac_cine.files import staged
+from cardiac_cine.geometry import with_margin
 from cardiac_cine.labels import BY_KEY, STRUCTURES, Structure
 
 _DPI = 110
@@ -71,7 +72,7 @@ def overlay_grid(
         reference: labels 0-3, same shape; None for no contour.
     """
     heart = prediction > 0 if reference is None else (prediction > 0) | (reference > 0)
-    x, y = (_crop(np.asarray(heart.any(axis=(1 - axis, 2))), spacing_mm[axis]) for axis in (0, 1))
+    x, y = (with_margin(heart.any(axis=(1 - axis, 2)), round(_MARGIN_MM / spacing_mm[axis])) for axis in (0, 1))
     columns = min(_GRID_COLUMNS, image.shape[2])
     rows = -(-image.shape[2] // columns)
     aspect = (y.stop - y.start) * spacing_mm[1] / ((x.stop - x.start) * spacing_mm[0])
@@ -207,12 +208,3 @@ def _curve(
 def _rgb(structure: Structure) -> tuple[float, float, float]:
     red, green, blue = (value / 255 for value in structure.colour)
     return red, green, blue
-
-
-def _crop(occupied: np.ndarray, spacing: float) -> slice:
-    """Return the occupied range with a margin, or everything where nothing is occupied."""
-    where = np.flatnonzero(occupied)
-    if not len(where):
-        return slice(0, len(occupied))
-    margin = round(_MARGIN_MM / spacing)
-    return slice(max(0, int(where[0]) - margin), min(len(occupied), int(where[-1]) + margin + 1))

@@ -12,6 +12,7 @@ from cardiac_cine.annotation.label_store import write_volume
 from cardiac_cine.annotation.library import Library
 from cardiac_cine.cine import Cine
 from cardiac_cine.files import plain
+from cardiac_cine.geometry import RAS_LPS
 from cardiac_cine.measurements import Measurements, measure, volumes_ml
 from cardiac_cine.quality import Flag, quality_flags
 from cardiac_cine.segmenter import Segmenter
@@ -19,7 +20,6 @@ from cardiac_cine.workflow import segment_study
 
 # Two phases make no curve.
 _CURVES = ("lv_volume_ml", "rv_volume_ml", "myo_volume_ml", "times_ms")
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def write_for_viewer(mask: np.ndarray, affine: np.ndarray, path: Path) -> None:
     if path.suffix != ".nrrd":
         write_volume(mask, affine, path)
         return
-    lps = _RAS_TO_LPS @ affine
+    lps = RAS_LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(mask.T)
     image.SetSpacing(spacing.tolist())

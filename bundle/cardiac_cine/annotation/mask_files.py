@@ -26,7 +26,6 @@ from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame, check_pair
 from cardiac_cine.labels import STRUCTURES
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _IDS = {name.lower(): structure.id for structure in STRUCTURES for name in (structure.key, structure.name)}
 # Before a NIfTI file's voxels; viewers write some hundred bytes. And of a voxel, of the largest type there is.
 _HEADER_BYTES, _VOXEL_BYTES = 1 << 16, 16
@@ -133,7 +132,7 @@ def _read(path: Path, expected: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(volume.GetDirection(), (3, 3)) * volume.GetSpacing()
     affine[:3, 3] = volume.GetOrigin()
-    return array, _LPS_TO_RAS @ affine, _header_segments(volume)
+    return array, geometry.RAS_LPS @ affine, _header_segments(volume)
 
 
 def _nifti(path: Path, expected: Sequence[int]) -> nib.Nifti1Image:
