@@ -130,13 +130,19 @@ def bland_altman(
     *,
     name: str,
 ) -> None:
-    """Draw value against reference, and their difference against their mean.
+    """Draw what :func:`bland_altman_figure` returns; ``path`` is the PNG to write."""
+    _save(bland_altman_figure(values, references, limits, name), path)
+
+
+def bland_altman_figure(
+    values: Sequence[float], references: Sequence[float], limits: tuple[float, float, float], name: str
+) -> Figure:
+    """Return a figure of value against reference, and of their difference against their mean.
 
     Args:
         values: one per subject.
         references: in the same order and unit.
         limits: lower limit of agreement, bias, upper limit.
-        path: PNG to write.
         name: the quantity and its unit, such as "LV EF (%)".
     """
     measured, expected = np.asarray(values, float), np.asarray(references, float)
@@ -154,7 +160,7 @@ def bland_altman(
     difference.set(xlabel=f"{name}, mean of both", ylabel=f"{name}, automatic - reference", title="Bland-Altman")
     for axes in (scatter, difference):
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    return figure
 
 
 def volume_curves(times: Sequence[float], curves: Mapping[str, Sequence[float]], path: Path, *, xlabel: str) -> None:

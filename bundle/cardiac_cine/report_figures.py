@@ -7,9 +7,7 @@ wherever it is opened; what it says stands in the page beside it as text.
 import io
 import math
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -183,10 +181,8 @@ def bland_altman(values: Sequence[float], references: Sequence[float], name: str
     found = method_agreement(values, references)
     if found.n < 2:
         raise ValueError(f"limits of agreement need at least two pairs, got {found.n}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.svg"
-        plots.bland_altman(values, references, (found.lower, found.bias, found.upper), path, name=name)
-        return _bare(path.read_text())
+    limits = (found.lower, found.bias, found.upper)
+    return _svg(plots.bland_altman_figure(values, references, limits, name), transparent=False)
 
 
 def _edges(values: np.ndarray, bins: int, digits: int) -> list[float]:
@@ -228,9 +224,9 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, *, transparent: bool = True) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True)
+    figure.savefig(text, format="svg", transparent=transparent)
     return _bare(text.getvalue())
 
 
