@@ -104,7 +104,7 @@ def simulate(
                 request = {"initial": "scratch", "max_epochs": epochs, "max_minutes": 24 * 60, "seed": seed}
                 request |= {"val_fraction": VAL_FRACTION, "publish": False, "device": "cpu"}
                 about = training(request, datastore)
-                weights = state.training / about["run"] / WEIGHTS
+                weights = training.runs.folder / about["run"] / WEIGHTS
             segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=weights, device="cpu")
             dice = dice_by_structure(segmenter, frames)
             by_structure = dict(zip(STRUCTURE_KEYS, np.nanmean(dice, 0).tolist(), strict=True))

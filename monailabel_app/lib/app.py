@@ -36,7 +36,10 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class CardiacCineApp(MONAILabelApp):
-    """Annotation of short-axis cines. Conf keys: state_dir, token, origins, phases, device, train_overrides."""
+    """Annotation of short-axis cines.
+
+    Conf keys: state_dir, origins, phases, device, dicomweb_filter, train_overrides. The token is in the environment.
+    """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         os.umask(0o077)  # what is written is for the server's user alone, also what its child processes write

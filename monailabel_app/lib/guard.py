@@ -43,6 +43,8 @@ HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-
 HEADERS += [(b"x-frame-options", b"SAMEORIGIN")]
 # Pages load nothing from elsewhere; OHIF's style sheet would ask for fonts. It compiles WebAssembly and runs workers.
 HEADERS += [(b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")]
+# What the audit log tells of the request that is being served, beside its path.
+noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 LABEL_FILE = r"[^\x00-\x1f]{1,250}\.(nii|nii\.gz|nrrd)"
 FILE, NAME = r"(?!/|.*(\.\.|//))[\w.,:@ %/-]*", r"[A-Za-z0-9][\w.-]*"
 
@@ -296,10 +298,6 @@ def _told(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_folders(text: str) -> str:
     return re.sub(r"(?:/[^\s/:'\"]+)+/", "", text)  # a file is told by its name alone
-
-
-# What the audit log tells of the request that is being served, beside its path.
-noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 
 
 def _upload_file(suffix: str) -> SimpleNamespace:
