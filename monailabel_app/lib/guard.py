@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from cardiac_cine.annotation.jobs import QueueError, when_gone
+from cardiac_cine.annotation.jobs import QueueError, QueueFullError, when_gone
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
@@ -245,8 +245,10 @@ def install(app: Any) -> None:
 async def answer(request: Request, error: Exception) -> Response:
     """Tell what the client did wrong, or the id under which the log tells what went wrong here."""
     status, detail = 500, str(getattr(error, "msg", error))
-    if isinstance(error, HTTPException | QueueError):
-        status, detail = error.status_code, str(getattr(error, "detail", error))
+    if isinstance(error, HTTPException):
+        status, detail = error.status_code, str(error.detail)
+    elif isinstance(error, QueueError):
+        status = 503 if isinstance(error, QueueFullError) else 409
     elif isinstance(error, RequestValidationError | ValidationError):
         status, detail = 400, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])[:400]
     elif isinstance(error, stock.ImageNotFoundException | stock.LabelNotFoundException):
