@@ -1,4 +1,4 @@
-"""Figures, each drawn to one PNG. Arrays and numbers come in; nothing is measured here.
+"""Figures, drawn to a PNG each, or for a report to draw. Arrays and numbers come in; nothing is measured here.
 
 Figures use matplotlib's object interface with the Agg canvas, so that they need no display and no global state.
 """

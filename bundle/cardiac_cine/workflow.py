@@ -25,7 +25,7 @@ from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
 from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
-from cardiac_cine.quality import quality_flags
+from cardiac_cine.quality import Flag, quality_flags
 from cardiac_cine.results import (
     DICOM_SEG,
     DICOM_SR,
@@ -227,7 +227,7 @@ class Workflow:
             "lv_ef_category": ef_category(found.lv_ef_percent),
             "agreement": uncertainty,
             "stabilised": [{"slice": z, "phase": phase} for z, phase in replaced],
-            "quality_flags": [{"code": flag.code, "reason": flag.reason} for flag in flags],
+            "quality_flags": [asdict(each) for each in flags],
             "software": self.software,
             "fingerprint": current,
         }
@@ -251,7 +251,7 @@ class Workflow:
         cine: Cine,
         masks: np.ndarray,
         found: Measurements,
-        flags: Sequence[Any],
+        flags: Sequence[Flag],
         uncertainty: Mapping[str, float] | None,
         staging: Path,
     ) -> None:
