@@ -86,7 +86,7 @@ def benchmark(
         weights = Path(ckpt_path) if ckpt_path else _weights(Path(scratch))
         result = {
             "machine": {
-                "processor": _processor(),
+                "processor": processor(),
                 "threads": torch.get_num_threads(),
                 "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
                 **versions(),
@@ -229,7 +229,7 @@ def time_frames(weights: str, output_dir: str, paths: list[str]) -> list[dict[st
     from cardiac_cine.images import read_frame, write_mask
     from cardiac_cine.segmenter import Segmenter
 
-    segmenter = Segmenter.from_bundle(BUNDLE, ckpt_path=Path(weights))
+    segmenter = Segmenter.from_bundle(BUNDLE, ckpt_path=weights)
     rows = []
     for path in paths:
         marks = [time.perf_counter()]
@@ -306,25 +306,34 @@ def _phantoms(folder: Path) -> str:
 
 def _weights(folder: Path) -> Path:
     """Return the bundle's weights, or random ones of the same network, which take the same time."""
-    import torch
-    from monai.bundle import ConfigParser
-
     shipped = BUNDLE / "models" / "model.pt"
     if shipped.is_file():
         return shipped
-    parser = ConfigParser()
-    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
-    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "random.pt")
+    write_random_weights(folder / "random.pt", 0)
     return folder / "random.pt"
 
 
-def _processor() -> str:
+def write_random_weights(path: Path, seed: int) -> None:
+    """Write weights of the bundle's network before any training."""
+    import torch
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    torch.manual_seed(seed)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), path)
+
+
+def processor() -> str:
+    """Return this machine's processor and its number of cores, in words."""
     described = Path("/proc/cpuinfo")
     names = [line for line in described.read_text().splitlines() if "model name" in line] if described.exists() else []
     return f"{names[0].partition(':')[2].strip() if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def _table(result: dict[str, Any]) -> str:
+    from cardiac_cine import markdown
+
     training, inference = result["training"], result["inference"]
     rows = [
         ("training, end to end", f"{training['end_to_end_samples_per_s']:.1f} slices/s"),
@@ -342,7 +351,7 @@ def _table(result: dict[str, Any]) -> str:
             rows.append((f"{name}, {size}", f"{cine['seconds']:.0f} s, {cine['peak_memory_mb']:.0f} MB"))
     machine = result["machine"]
     head = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, data: {result['data']}"
-    return "\n".join([head, "", "| measure | value |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows), ""])
+    return "\n".join([head, "", markdown.table(["measure", "value"], rows), ""])
 
 
 if __name__ == "__main__":

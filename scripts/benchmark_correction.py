@@ -86,9 +86,7 @@ def benchmark_correction(
     cases.validate(chosen)
     from cardiac_cine.segmenter import Segmenter
 
-    segmenter = Segmenter.from_bundle(
-        Path(bundle_root), ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device
-    )
+    segmenter = Segmenter.from_bundle(bundle_root, ckpt_path=ckpt_path, device=device)
     slices = [worst_slice(case, segmenter) for case in tqdm(chosen, desc="segmenting", unit="frame", disable=None)]
     result = {
         "dataset_dir": dataset_dir,
@@ -221,12 +219,12 @@ def _distance_mm(item: Slice, pixels: "np.ndarray") -> "np.ndarray":
 
 
 def _dice(item: Slice, mask: "np.ndarray") -> float:
+    from cardiac_cine.agreement import dice
     from cardiac_cine.labels import STRUCTURE_IDS
     from cardiac_cine.statistics import summarise
 
-    pairs = [(mask == label, item.reference == label) for label in STRUCTURE_IDS]
-    values = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs if a.any() or b.any()]
-    return float(summarise(values).mean) if values else 1.0
+    mean = summarise([dice(mask == label, item.reference == label) for label in STRUCTURE_IDS]).mean
+    return 1.0 if math.isnan(mean) else mean
 
 
 def _wrong_cm2(item: Slice, mask: "np.ndarray") -> float:
@@ -246,15 +244,16 @@ def _mean(rows: list[dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def _markdown(result: dict[str, Any]) -> str:
+    from cardiac_cine import markdown
+
     count = len(next(iter(result["methods"].values()))["dice"]) - 1
     shown = [0, *(number for number in SHOWN if number <= count)]
     head = ["method", *("start" if n == 0 else f"{n} click{'s' * (n > 1)}" for n in shown), "median s", "longest s"]
-    lines = ["Mean Dice of the slice, and area of wrong pixels in cm2:", "", f"| {' | '.join(head)} |"]
-    lines.append("| --- " * len(head) + "|")
+    rows = []
     for name, row in result["methods"].items():
         cells = [f"{row['dice'][n]:.3f}, {row['wrong_cm2'][n]:.1f}" for n in shown]
-        cells += [f"{row['median_seconds']:.3f}", f"{row['longest_seconds']:.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append([name, *cells, f"{row['median_seconds']:.3f}", f"{row['longest_seconds']:.2f}"])
+    lines = ["Mean Dice of the slice, and area of wrong pixels in cm2:", "", markdown.table(head, rows)]
     lines += ["", f"Frames: {len(result['slices'])}, of the {result['section']} section of split {result['split']}."]
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
+from benchmark import processor
 from cli import BUNDLE
 
 REPO = BUNDLE.parent
@@ -72,7 +73,7 @@ def benchmark(
         arguments = ["--studies", studies, "--state_dir", f"{scratch}/state", *chosen]
         with serving(arguments, Path(scratch) / "log", MONAI_LABEL_AUTO_UPDATE_SCORING=str(scoring)) as server:
             result = _measured(server, image, repeats, info_seconds, device, Path(scratch))
-    result = {"studies": studies, "background_scoring": scoring, "processor": _processor(), **result}
+    result = {"studies": studies, "background_scoring": scoring, "processor": processor(), **result}
     if output_json:
         write_json(result, Path(output_json))
     print(table(result))
@@ -138,6 +139,8 @@ def info_times_ms(url: str, seconds: float) -> list[float]:
 
 def table(result: Mapping[str, Any]) -> str:
     """Return what was measured as Markdown."""
+    from cardiac_cine import markdown
+
     rows = [
         ("start to first answer of /info/", f"{result['started_s']:.1f} s", ""),
         ("first inference after start", f"{result['first_inference_s']:.2f} s", "first_inference_s"),
@@ -148,12 +151,10 @@ def table(result: Mapping[str, Any]) -> str:
         ("/info/ during inferences, p50", f"{result['info_p50_ms']:.0f} ms", ""),
         ("/info/ during inferences, p95", f"{result['info_p95_ms']:.0f} ms", "info_p95_ms"),
     ]
-    lines = [f"{result['processor']}, {result['image']} of {' x '.join(map(str, result['shape']))} voxels", ""]
-    lines += ["| measure | value | wanted |", "| --- | --- | --- |"]
-    for name, value, key in rows:
-        wanted = f"at most {WANTED[key]:g}, {'met' if result[key] <= WANTED[key] else 'missed'}" if key else ""
-        lines.append(f"| {name} | {value} | {wanted} |")
-    return "\n".join([*lines, ""])
+    verdicts = {key: f"at most {most:g}, {'met' if result[key] <= most else 'missed'}" for key, most in WANTED.items()}
+    cells = [(name, value, verdicts.get(key, "")) for name, value, key in rows]
+    head = f"{result['processor']}, {result['image']} of {' x '.join(map(str, result['shape']))} voxels"
+    return "\n".join([head, "", markdown.table(["measure", "value", "wanted"], cells), ""])
 
 
 def _measured(
@@ -234,12 +235,6 @@ def _segment(path: Path, device: str | None, out: Path) -> tuple[Any, Any, tuple
 
     core()  # the first call is slower than all others
     return core, everything, study.read().array.shape[:3]
-
-
-def _processor() -> str:
-    described = Path("/proc/cpuinfo")
-    names = [line for line in described.read_text().splitlines() if "model name" in line] if described.exists() else []
-    return f"{names[0].partition(':')[2].strip() if names else 'unknown processor'}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def cross_validate(
 def _problems(folder: Path, datalist: "Datalist") -> list[str]:
     """Say why an evaluation that lies in a fold's folder is not that of the fold's weights on the fold's patients."""
     from cardiac_cine.errors import InputError
+    from cardiac_cine.files import sha256
     from cardiac_cine.report import read_about, read_evaluation
-    from cardiac_cine.weights import sha256
 
     report, model = folder / REPORT, folder / "model.pt"
     try:

@@ -28,34 +28,29 @@ def demo(*, output_dir: str = "demo", lv_ef_percent: float = 60.0, seed: int = 1
     from cardiac_cine.datasets.phantom import render, write_cine
     from cardiac_cine.datasets.phantom_dicom import write_dicom
     from cardiac_cine.datasets.phantom_spec import PhantomSpec
+    from cardiac_cine.results import REPORT, read_measurements
     from cardiac_cine.segmenter import Segmenter
     from cardiac_cine.studies import find_studies
     from cardiac_cine.workflow import Workflow
 
     out = Path(output_dir)
-    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=Path(ckpt_path) if ckpt_path else None)
+    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=ckpt_path)
     spec = PhantomSpec(lv_ef_percent=lv_ef_percent, phases=PHASES, seed=seed)
     phantom = render(spec)
     nifti, dicom = out / "phantom_4d.nii.gz", out / "phantom_dicom"
     write_cine(phantom, nifti, out / "phantom_4d_gt.nii.gz")
     write_dicom(phantom, dicom, patient_id="phantom", patient_sex="F", patient_height_cm=168.0, patient_weight_kg=64.0)
-    results = []
+    folders = []
     for path, name in ((nifti, "from_nifti"), (dicom, "from_dicom")):
         found = find_studies(path)
         workflow = Workflow(segmenter, out / name, {"dicom_seg": path is dicom, "overwrite": True})
         workflow.run(found).check()
-        results.append(_read(out / name, found.studies[0].name))
-    print(_table([content for _, content in results], spec.truth().to_dict()))
+        folders.append(out / name / found.studies[0].name)
+    print(_table([read_measurements(folder) or {} for folder in folders], spec.truth().to_dict()))
     print("\nOpen in a browser:")
-    for folder, content in results:
-        print(f"  {(folder / content['case']).resolve()}_report.html")
+    for folder in folders:
+        print(f"  {(folder / REPORT.format(case=folder.name)).resolve()}")
     return cli.DONE
-
-
-def _read(folder: Path, case: str) -> tuple[Path, dict[str, Any]]:
-    import json
-
-    return folder / case, json.loads((folder / case / f"{case}_measurements.json").read_text())
 
 
 def _table(measured: list[dict[str, Any]], truth: dict[str, Any]) -> str:

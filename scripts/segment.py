@@ -71,9 +71,7 @@ def segment(
     from cardiac_cine.workflow import DONE, FAILED, SKIPPED, Workflow
 
     reference = read_reference_csv(reference_csv)
-    segmenter = Segmenter.from_bundle(
-        Path(bundle_root), ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device
-    )
+    segmenter = Segmenter.from_bundle(bundle_root, ckpt_path=ckpt_path, device=device)
     options = {
         "report": report,
         "dicom_seg": dicom_seg,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
+from benchmark import write_random_weights
 
 sys.path.insert(0, str(cli.BUNDLE.parent))
 
@@ -45,7 +46,7 @@ def simulate(
     cli.check_app()
     import numpy as np
 
-    from cardiac_cine import cases
+    from cardiac_cine import cases, markdown
     from cardiac_cine.annotation.label_training import BATCH_SIZE
     from cardiac_cine.annotation.model_versions import ModelVersions
     from cardiac_cine.annotation.training_runs import WEIGHTS, dice_by_structure
@@ -95,7 +96,7 @@ def simulate(
             about: dict[str, Any] = {}
             weights = out / "untrained.pt"
             if count == 0:
-                _write_random_weights(weights, seed)
+                write_random_weights(weights, seed)
             else:
                 depths = [len(datastore.annotated(image_id, FINAL).slices) for image_id in datastore.labels.all(FINAL)]
                 trained = 1 - max(1, round(VAL_FRACTION * count)) / count
@@ -103,28 +104,20 @@ def simulate(
                 request = {"initial": "scratch", "max_epochs": epochs, "max_minutes": 24 * 60, "seed": seed}
                 request |= {"val_fraction": VAL_FRACTION, "publish": False, "device": "cpu"}
                 about = training(request, datastore)
-                weights = state.training / about["run"] / WEIGHTS
+                weights = training.runs.folder / about["run"] / WEIGHTS
             segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=weights, device="cpu")
             dice = dice_by_structure(segmenter, frames)
             by_structure = dict(zip(STRUCTURE_KEYS, np.nanmean(dice, 0).tolist(), strict=True))
             results[count] = {"mean": float(np.nanmean(dice, 1).mean()), **by_structure, "training": about}
             print(f"{count} patients labelled: mean Dice {results[count]['mean']:.3f}", flush=True)
     write_json({"command": sys.argv, "unseen": measured, "results": results}, out / "simulated_annotation.json")
-    print("| Patients labelled | Dice | LV | RV | MYO |", "| --- | --- | --- | --- | --- |", sep="\n")
-    for count, found in sorted(results.items()):
-        print(f"| {count} |", " | ".join(f"{found[key]:.3f}" for key in ("mean", "lv", "rv", "myo")), "|")
+    rows = [
+        [str(count), *(f"{found[key]:.3f}" for key in ("mean", "lv", "rv", "myo"))]
+        for count, found in sorted(results.items())
+    ]
+    print(markdown.table(["Patients labelled", "Dice", "LV", "RV", "MYO"], rows))
     print(f"{len(frames)} frames of {len(measured)} unseen patients; Dice is the mean over frames")
     return cli.DONE
-
-
-def _write_random_weights(path: Path, seed: int) -> None:
-    import torch
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(str(cli.BUNDLE / "configs" / "inference.json"))
-    torch.manual_seed(seed)
-    torch.save(parser.get_parsed_content("network_def").state_dict(), path)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def stress(
     cases.validate(chosen)
     from cardiac_cine.segmenter import Segmenter
 
-    segmenter = Segmenter.from_bundle(
-        Path(bundle_root), ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device
-    )
+    segmenter = Segmenter.from_bundle(bundle_root, ckpt_path=ckpt_path, device=device)
     clean: list[Sequence[Agreement]] = []
     found: list[list[Sequence[Agreement]]] = [[] for _ in perturbations]
     with tqdm(total=len(chosen) * (1 + len(perturbations)), desc="segmenting", unit="frame", disable=None) as bar:
@@ -222,27 +220,25 @@ def _dice_of_frames(frames: "Sequence[Sequence[Agreement]]") -> list[float]:
 
 
 def _markdown(result: dict[str, Any]) -> str:
+    from cardiac_cine import markdown
     from cardiac_cine.labels import STRUCTURE_KEYS
-
-    def cells(*texts: str) -> str:
-        return "| " + " | ".join(texts) + " |"
 
     def numbers(dice: dict[str, float]) -> list[str]:
         return ["-" if math.isnan(dice[key]) else f"{dice[key]:.4f}" for key in ("mean", *STRUCTURE_KEYS)]
 
     head = ["perturbation", "level", "mean Dice", *(key.upper() for key in STRUCTURE_KEYS)]
     head += ["difference", "limit", "within"]
-    lines = [cells(*head), "| --- " * len(head) + "|", cells("none", "", *numbers(result["clean"]), "", "", "")]
+    rows = [["none", "", *numbers(result["clean"]), "", "", ""]]
     for entry in result["perturbations"]:
         difference = "-" if math.isnan(entry["difference"]) else f"{entry['difference']:+.4f}"
         limit = "-" if entry["limit"] is None else f"{-entry['limit']:.2f}"
         within = {True: "yes", False: "no", None: "-"}[entry["within"]]
         name = entry["perturbation"].replace("_", " ")
-        lines.append(cells(name, entry["level"], *numbers(entry["dice"]), difference, limit, within))
+        rows.append([name, entry["level"], *numbers(entry["dice"]), difference, limit, within])
     judged = [entry for entry in result["perturbations"] if entry["limit"] is not None]
-    lines += ["", f"Frames: {len(result['frames'])}, of the {result['section']} section of split {result['split']}."]
-    lines[-1] += f" Within the limits: {sum(entry['within'] for entry in judged)} of {len(judged)}."
-    return "\n".join(lines) + "\n"
+    told = f"Frames: {len(result['frames'])}, of the {result['section']} section of split {result['split']}."
+    told += f" Within the limits: {sum(entry['within'] for entry in judged)} of {len(judged)}."
+    return f"{markdown.table(head, rows)}\n\n{told}\n"
 
 
 if __name__ == "__main__":

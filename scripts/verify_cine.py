@@ -32,7 +32,7 @@ def verify(
     patients = dict.fromkeys(case.patient for case in cases if _cine(case).is_file())
     if not patients:
         raise InputError(f"{dataset_dir}: no patientXXX_4d.nii.gz in it, expected the cines of an ACDC folder")
-    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device)
+    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=ckpt_path, device=device)
     rows = []
     for patient in patients:
         rows += _rows(segmenter, [case for case in cases if case.patient == patient])
@@ -80,17 +80,19 @@ def _slices(count: int) -> str:
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
+    from cardiac_cine import markdown
+
     head = ["patient", "flicker replaced", "ED found (Info.cfg)", "ES found (Info.cfg)", "Dice ED LV, RV, MYO"]
     head += ["Dice ES LV, RV, MYO", "largest jump mL LV, RV", "LV EF %"]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    table = []
     for row in rows:
         cells = [row["patient"], _slices(row["replaced"]) if row["steady"] else "off"]
         cells += [f"{row[f'{k}_frame']} ({row[f'{k}_frame_reference']}) of {row['phases']}" for k in ("ed", "es")]
         for phase in ("ed", "es"):
             cells.append(", ".join(f"{row[f'{phase}_dice_{key}']:.3f}" for key in ("lv", "rv", "myo")))
         cells.append(f"{row['lv_largest_jump_ml']:.1f}, {row['rv_largest_jump_ml']:.1f}")
-        lines.append("| " + " | ".join([*cells, f"{row['lv_ef_percent']:.1f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        table.append([*cells, f"{row['lv_ef_percent']:.1f}"])
+    return markdown.table(head, table) + "\n"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def verify(
 
     if repeats < 1 or phases < 2:
         raise InputError(f"repeats is {repeats} and phases is {phases}, expected at least 1 and 2")
-    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device)
+    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=ckpt_path, device=device)
     from tqdm import tqdm
 
     jobs = [(ef, repeat) for ef in EF_PERCENT for repeat in range(repeats)]
@@ -115,19 +115,23 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _markdown(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
+    from cardiac_cine import markdown
+
     head = ["group", "noise", "LV EF %", "LV EF error", "from true masks", "RV EF error"]
-    head += ["LV EDV error mL", "LV ESV error mL"]
-    lines = ["| " + " | ".join([*head, "ED, ES phases off"]) + " |", "| --- " * (len(head) + 1) + "|"]
+    head += ["LV EDV error mL", "LV ESV error mL", "ED, ES phases off"]
+    table = []
     for row in rows:
         cells = [row["group"], f"{row['noise_sd']:.2f}", f"{row['lv_ef_percent']:.1f}", f"{row['lv_ef_error']:+.1f}"]
         cells += [f"{row['lv_ef_error_of_true_masks']:+.2f}", f"{row['rv_ef_error']:+.1f}"]
         cells += [f"{row['lv_edv_error_ml']:+.1f}", f"{row['lv_esv_error_ml']:+.1f}"]
-        lines.append("| " + " | ".join([*cells, f"{row['ed_off']}, {row['es_off']}"]) + " |")
-    lines += ["", f"{summary['phantoms']} phantoms. LV EF: mean absolute error {summary['lv_ef_mean_abs_error']:.1f},"]
-    lines[-1] += f" worst {summary['lv_ef_worst_abs_error']:.1f} points; from the true masks at worst"
-    lines[-1] += f" {summary['lv_ef_worst_abs_error_of_true_masks']:.2f}."
-    lines[-1] += f" RV EF: mean absolute error {summary['rv_ef_mean_abs_error']:.1f} points."
-    return "\n".join(lines) + "\n"
+        table.append([*cells, f"{row['ed_off']}, {row['es_off']}"])
+    told = (
+        f"{summary['phantoms']} phantoms. LV EF: mean absolute error {summary['lv_ef_mean_abs_error']:.1f}, worst "
+        f"{summary['lv_ef_worst_abs_error']:.1f} points; from the true masks at worst "
+        f"{summary['lv_ef_worst_abs_error_of_true_masks']:.2f}. RV EF: mean absolute error "
+        f"{summary['rv_ef_mean_abs_error']:.1f} points."
+    )
+    return f"{markdown.table(head, table)}\n\n{told}\n"
 
 
 if __name__ == "__main__":

@@ -32,24 +32,24 @@ def verify(
     from scipy.stats import spearmanr
     from tqdm import tqdm
 
+    from cardiac_cine import markdown
     from cardiac_cine.datasets import open_datalist
     from cardiac_cine.files import write_json, write_text
     from cardiac_cine.labels import STRUCTURE_KEYS
     from cardiac_cine.segmenter import Segmenter
 
-    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=Path(ckpt_path) if ckpt_path else None, device=device)
+    segmenter = Segmenter.from_bundle(cli.BUNDLE, ckpt_path=ckpt_path, device=device)
     cases = open_datalist(dataset_dir).section(split, section)
     rows = [_row(segmenter, case) for case in tqdm(cases, unit="frame", disable=None)]
     for row in rows:
         for kind in ("error", "uncertainty", "entropy"):
             row[f"{kind}_mean"] = float(np.mean([row[f"{kind}_{key}"] for key in STRUCTURE_KEYS]))
     keys = (*STRUCTURE_KEYS, "mean")
-    lines = ["| score | " + " | ".join(key.upper() if key != "mean" else key for key in keys) + " |"]
-    lines.append("| --- " * (len(keys) + 1) + "|")
+    cells = []
     for kind, name in (("uncertainty", "1 - expected Dice"), ("entropy", "entropy, mean over the volume")):
         found = [spearmanr([r[f"{kind}_{key}"] for r in rows], [r[f"error_{key}"] for r in rows])[0] for key in keys]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in found) + " |")
-    table = "\n".join(lines) + "\n"
+        cells.append([name, *(f"{value:.2f}" for value in found)])
+    table = markdown.table(["score", *(key.upper() for key in STRUCTURE_KEYS), "mean"], cells) + "\n"
     write_json(rows, Path(output_dir) / "uncertainty.json")
     write_text(table, Path(output_dir) / "uncertainty.md")
     print(f"Spearman's correlation with 1 - Dice over {len(rows)} frames\n\n{table}", end="")

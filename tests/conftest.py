@@ -48,3 +48,14 @@ def small_training(phantom_acdc) -> dict:
         "learning_rate": 0.01,
         "device": "cpu",
     }
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Keep small networks from waiting for other processes' threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

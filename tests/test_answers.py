@@ -1,18 +1,14 @@
-import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from cli import BUNDLE
 from filelock import FileLock
 
-from cardiac_cine.annotation.answers import answer, measure_key_phases, numbers, phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import answer, measure_key_phases, numbers
 from cardiac_cine.annotation.library import Library
-from cardiac_cine.annotation.mask_files import read_mask
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
 from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
-from cardiac_cine.images import Frame
 from cardiac_cine.labels import LV, RV
 from cardiac_cine.measurements import measure
 from cardiac_cine.segmenter import Segmenter
@@ -73,22 +69,7 @@ def test_two_phases_are_measured_as_the_cine_is(phantom, cine):
 
 def test_probabilities_lie_on_the_frame_and_make_its_mask(segmenter, cine):
     mask, probabilities = segment_with_probabilities(segmenter, cine.frame(0))
-    np.testing.assert_array_equal(mask, segmenter.segment_cine(phase_of(cine, 0))[..., 0])
+    np.testing.assert_array_equal(mask, segmenter.segment_cine(cine.single_phase(0))[..., 0])
     assert probabilities.shape == (4, *mask.shape) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
     assert (probabilities.argmax(0) != mask).mean() < 0.001 and (mask == LV).any()
-
-
-@pytest.mark.parametrize("name", ["mask.nrrd", "mask.nii.gz", "mask.nii"])
-def test_what_a_viewer_gets_lies_on_the_image(phantom, tmp_path, name):
-    mask, path = phantom.mask[..., 0], tmp_path / name
-    write_for_viewer(mask, phantom.affine, path)
-    image = Frame(tmp_path / "image", phantom.image[..., 0], phantom.affine)
-    np.testing.assert_array_equal(read_mask(path, image), mask)
-    if name == "mask.nrrd":
-        header, _, voxels = path.read_bytes().partition(b"\n\n")
-        assert b"encoding: raw" in header and b"type: unsigned char" in header
-        assert voxels == mask.tobytes(order="F")
-        assert sitk.ReadImage(str(path)).GetSize() == mask.shape
-    else:
-        np.testing.assert_allclose(nib.load(path).affine, phantom.affine, atol=1e-4)

@@ -9,8 +9,8 @@ from test_evaluation import two_frames
 
 from cardiac_cine.datasets import open_datalist
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 from cardiac_cine.report import read_about, read_evaluation, write_evaluation
-from cardiac_cine.weights import sha256
 
 SMALL = "--phantoms 0 --filters [4,8,16] --spacing_mm [2.8,2.8,-1] --slice_size [96,96,-1] --crop_size [64,64]"
 

@@ -14,6 +14,16 @@ def cine(tmp_path_factory):
     return write_cine(tmp_path_factory.mktemp("cine"))
 
 
+@pytest.fixture
+def image(cine):
+    return dcmread(cine.instances[0][0].path)
+
+
+def header_of(image, folder):
+    image.save_as(folder / "a.dcm")
+    return read_header(folder / "a.dcm")
+
+
 def test_a_software_has_one_uid_and_other_weights_another():
     assert Software(model="a").uid == Software(model="a").uid != Software(model="b").uid
 
@@ -23,11 +33,9 @@ def test_unknown_weights_are_called_so():
     assert Software(model="a1b2").serial_number == "a1b2"
 
 
-def test_headers_come_without_pixels_and_with_what_anonymisers_drop(cine, tmp_path):
-    image = dcmread(cine.instances[0][0].path)
+def test_headers_come_without_pixels_and_with_what_anonymisers_drop(image, tmp_path):
     del image.PatientBirthDate, image.AccessionNumber, image.StudyTime
-    image.save_as(tmp_path / "a.dcm")
-    header = read_header(tmp_path / "a.dcm")
+    header = header_of(image, tmp_path)
     assert "PixelData" not in header
     assert header.PatientBirthDate == header.AccessionNumber == header.StudyTime == ""
     assert header.PatientID == "PHANTOM"
@@ -57,11 +65,9 @@ def test_headers_come_without_pixels_and_with_what_anonymisers_drop(cine, tmp_pa
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*VR")
-def test_dates_times_and_the_like_become_the_standards_or_empty(cine, tmp_path, keyword, value, expected):
-    image = dcmread(cine.instances[0][0].path)
+def test_dates_times_and_the_like_become_the_standards_or_empty(image, tmp_path, keyword, value, expected):
     setattr(image, keyword, value)
-    image.save_as(tmp_path / "a.dcm")
-    assert getattr(read_header(tmp_path / "a.dcm"), keyword) == expected
+    assert getattr(header_of(image, tmp_path), keyword) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,12 +80,10 @@ def test_unreadable_files_are_named(content, message, tmp_path):
         read_header(tmp_path / "a.dcm")
 
 
-def test_missing_uids_are_named(cine, tmp_path):
-    image = dcmread(cine.instances[0][0].path)
+def test_missing_uids_are_named(image, tmp_path):
     del image.StudyInstanceUID, image.SeriesInstanceUID
-    image.save_as(tmp_path / "a.dcm")
     with pytest.raises(InputError, match=r"a\.dcm: lacks StudyInstanceUID, SeriesInstanceUID"):
-        read_header(tmp_path / "a.dcm")
+        header_of(image, tmp_path)
 
 
 def test_evidence_is_every_file_once(cine, tmp_path):

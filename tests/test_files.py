@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import check_finite, check_writable, staged, write_json, write_text
+from cardiac_cine.files import check_finite, check_writable, sha256, staged, write_json, write_text
 
 
 def names(folder):
@@ -78,3 +78,18 @@ def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_text_is_written(tmp_path):
     write_text("± mm\n", tmp_path / "a.md")
     assert (tmp_path / "a.md").read_text() == "± mm\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "digest"),
+    [
+        # The examples of FIPS 180-2, and the empty message.
+        (b"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        (b"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (b"a" * 1_000_000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
+    ],
+)
+def test_sha256(tmp_path, content, digest):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    assert sha256(path) == digest

@@ -52,30 +52,17 @@ def test_a_folder_is_searched_once_under_a_path_without_links(root, tmp_path):
     assert below(root) == ["1/d", "a", "b/c/x", "b/y"]
 
 
-def test_folders_that_cannot_be_read_are_named(root, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path) == str(root / "b" / "c"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    files, problems = files_below(root)
-    assert files == [root / "a", root / "b" / "y"]
-    assert problems == [f"{root / 'b' / 'c'}: Permission denied, expected a folder that can be read"]
-
-
-def test_a_folder_that_does_not_let_at_its_files_is_named_once(root, monkeypatch):
+@pytest.mark.parametrize(("owner", "name"), [(os, "scandir"), (Path, "is_file")], ids=["folder", "files in it"])
+def test_a_folder_that_cannot_be_read_is_named_once(root, monkeypatch, owner, name):
     write(root / "b" / "c" / "w")
-    is_file = Path.is_file
+    look = getattr(owner, name)
 
     def refuse(path):
-        if path.parent.name == "c":
+        if (root / "b" / "c") in (Path(path), Path(path).parent):
             raise PermissionError(13, "Permission denied", str(path))
-        return is_file(path)
+        return look(path)
 
-    monkeypatch.setattr(Path, "is_file", refuse)
+    monkeypatch.setattr(owner, name, refuse)
     files, problems = files_below(root)
     assert files == [root / "a", root / "b" / "y"]
     assert problems == [f"{root / 'b' / 'c'}: Permission denied, expected a folder that can be read"]

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cardiac_cine.geometry import MM3_PER_ML, spacing_mm, voxel_volume_ml
+from cardiac_cine.geometry import MM3_PER_ML, spacing_mm, voxel_volume_ml, with_margin
 
 
 def an_affine(columns, origin=(-7.0, 40.0, 12.5)):
@@ -55,3 +55,16 @@ def test_voxel_volume(spacing, expected):
 def test_voxel_volume_rejects(spacing):
     with pytest.raises(ValueError, match="spacing must be three positive numbers in mm, got"):
         voxel_volume_ml(spacing)
+
+
+@pytest.mark.parametrize(
+    ("occupied", "margin", "expected"),
+    [
+        ([0, 0, 1, 0, 1, 0, 0], 1, slice(1, 6)),
+        ([0, 0, 1, 0, 1, 0, 0], 0, slice(2, 5)),
+        ([0, 1, 0, 0, 0, 0, 1], 2, slice(0, 7)),  # no further than the axis goes
+        ([0, 0, 0], 1, slice(0, 3)),
+    ],
+)
+def test_a_window_has_a_margin_within_its_axis(occupied, margin, expected):
+    assert with_margin(np.array(occupied, bool), margin) == expected

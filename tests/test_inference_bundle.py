@@ -22,10 +22,11 @@ from test_images import affine_of, heart, write_like_acdc, write_stack
 import cardiac_cine
 from cardiac_cine.anatomy import degenerated_slices
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 from cardiac_cine.images import read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES
 from cardiac_cine.postprocess import RepairAnatomyd, largest_components
-from cardiac_cine.weights import checksum_file, sha256
+from cardiac_cine.weights import checksum_file
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 INFERENCE = BUNDLE / "configs" / "inference.json"
@@ -33,17 +34,9 @@ METADATA = BUNDLE / "configs" / "metadata.json"
 SCHEMA = json.loads(Path(__file__).with_name("zoo_metadata_schema.json").read_text())
 PROMISED_IDS = ["bundle_root", "device", "dataset_dir", "output_dir", "network_def", "preprocessing", "inferer"]
 PROMISED_IDS += ["postprocessing", "dataset", "dataloader", "evaluator", "initialize", "run"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 # The shipped kind of network with six levels of few channels, so that tests take seconds.
 TINY_FILTERS = [4] * 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep small networks from waiting for other processes' threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from contextvars import ContextVar, copy_context
 
 import pytest
 
-pytest.importorskip("fastapi", reason="needs the app's packages: pip install -r requirements-app.txt")
-
 from cardiac_cine.annotation.jobs import JobCancelledError, Jobs, QueueFullError, when_gone
 
 
@@ -88,7 +86,7 @@ def test_a_full_line_turns_away(held):
     held.start("third")
     held.start("fourth")
     error = held.outcomes["fourth"]
-    assert isinstance(error, QueueFullError) and error.status_code == 503 and "2 computations are waiting" in str(error)
+    assert isinstance(error, QueueFullError) and "2 computations are waiting" in str(error)
     held.finish()
     assert held.order == ["second", "third"]
 
@@ -107,7 +105,7 @@ def test_who_waits_can_be_taken_out_of_the_line(held):
 def test_who_runs_can_be_stopped(held):
     assert held.cancel("first")
     held.threads[0].join(5)
-    assert isinstance(held.outcomes["first"], JobCancelledError) and held.outcomes["first"].status_code == 409
+    assert isinstance(held.outcomes["first"], JobCancelledError)
     assert held.listed() == [("first", "cancelled", 0)]
     assert not held.jobs.cancel("1") and not held.jobs.cancel("99")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from cardiac_cine.annotation.library import Library
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.errors import InputError
-from cardiac_cine.weights import sha256
+from cardiac_cine.files import sha256
 
 OVERRIDES = {
     "filters": [4, 8, 16],
@@ -339,6 +340,30 @@ def test_requests_as_clients_send_them(request_, expected):
     options = Options.of(request_)
     assert options == expected
     assert all(type(value) is type(getattr(expected, key)) for key, value in asdict(options).items())
+
+
+def test_of_trainings_that_begin_at_once_one_goes_on(place, tmp_path, monkeypatch):
+    place.label(["patient001", "patient002"], tmp_path)
+    status, running = LabelTraining.status, threading.Event()
+
+    def slow_status(training):
+        found = status(training)
+        running.wait(0.3)  # as long as the other one may take to look as well
+        return found
+
+    def train(*_):
+        running.wait(10)
+        return 1
+
+    monkeypatch.setattr(LabelTraining, "status", slow_status)
+    monkeypatch.setattr(training_runs, "train", train)
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(place.train) for _ in range(2)]
+        refused, *_ = wait(jobs, return_when=FIRST_COMPLETED).done
+        running.set()
+    with pytest.raises(InputError, match="is still running, expected one at a time"):
+        refused.result()
+    assert len(place.results()) == 1
 
 
 CHILD = """

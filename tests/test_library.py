@@ -131,6 +131,18 @@ def test_key_phases_of_a_person_stay(library):
         library.set_key_phases("PHANTOM", 1, 1)
 
 
+def test_a_person_who_makes_es_of_ed_swaps_them(library):
+    def source_and_keys():
+        phases = {entry.key: entry.phase for entry in library.phases_of("PHANTOM") if entry.key}
+        return library.key_phase_source("PHANTOM"), phases
+
+    assert library.choose_key_phase("PHANTOM_phase04", "ES") == {"ED": 0, "ES": 3}
+    assert source_and_keys() == ("user", {"ED": 0, "ES": 3})
+    assert library.choose_key_phase("PHANTOM_phase04", "ES") == {"ED": 0, "ES": 3}
+    assert library.choose_key_phase("PHANTOM_phase04", "ED") == {"ED": 3, "ES": 0}
+    assert source_and_keys() == ("user", {"ED": 3, "ES": 0})
+
+
 def test_a_grid_is_that_of_the_image(library):
     for image_id in ("PHANTOM_phase02", "one_4d_phase02"):
         grid, image = library.grid(image_id), nib.load(library.image_path(image_id))
@@ -144,6 +156,8 @@ def test_a_single_phase_is_neither_ed_nor_es(library, studies):
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[..., 0], image.affine), studies / "nifti" / "two.nii.gz")
     library.refresh()
     library.set_key_phases("two", 0, 0)
+    with pytest.raises(InputError, match="two is a cine's only phase: that is neither ED nor ES"):
+        library.choose_key_phase("two", "ED")
     assert [(entry.id, entry.key) for entry in library.phases_of("two")] == [("two", "")]
     assert "two" in [entry.id for entry in library.entries()]
 

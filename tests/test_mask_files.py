@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from cardiac_cine.annotation.mask_files import read_mask, structure_id
+from cardiac_cine.annotation.mask_files import read_mask, structure_id, write_for_viewer
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame
 
@@ -238,3 +238,17 @@ def test_a_cine_is_no_mask(tmp_path):
 )
 def test_structure_id(name, expected):
     assert structure_id(name) == expected
+
+
+@pytest.mark.parametrize("name", ["mask.nrrd", "mask.nii.gz", "mask.nii"])
+def test_what_a_viewer_gets_lies_on_the_image(tmp_path, name):
+    path = tmp_path / name
+    write_for_viewer(MASK, AFFINE, path)
+    np.testing.assert_array_equal(read_mask(path, IMAGE), MASK)
+    if name == "mask.nrrd":
+        header, _, voxels = path.read_bytes().partition(b"\n\n")
+        assert b"encoding: raw" in header and b"type: unsigned char" in header
+        assert voxels == MASK.tobytes(order="F")
+        assert sitk.ReadImage(str(path)).GetSize() == MASK.shape
+    else:
+        np.testing.assert_allclose(nib.load(path).affine, AFFINE, atol=1e-4)

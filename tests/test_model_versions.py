@@ -10,7 +10,7 @@ from test_inference_bundle import write_bundle
 
 from cardiac_cine.annotation.model_versions import ModelVersions, Version
 from cardiac_cine.errors import InputError
-from cardiac_cine.weights import sha256
+from cardiac_cine.files import sha256
 
 
 class Killed(BaseException):

@@ -12,7 +12,6 @@ import numpy as np
 import pydicom
 import pytest
 import segment
-import torch
 from test_images import heart, write_stack
 
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
@@ -20,21 +19,13 @@ from cardiac_cine.datasets.phantom_dicom import LAYOUTS, VENDORS, Series, Study,
 from cardiac_cine.dicom_seg import read_seg
 from cardiac_cine.studies import find_studies
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 # Small enough for a second, large enough for the shipped network to find the heart.
 FIELDS = {"shape": (80, 96), "spacing_mm": (3.0, 2.5, 15.0), "phases": 3, "centre_mm": (-8.0, -4.0)}
 # Where a cine comes from, and what its files say beyond voxels, grid and time.
 OF_THE_FILES = {"case", "source", "patient", "about", "remarks", "files", "fingerprint"}
 # Siemens' and GE's headers give the cycle in whole ms, or beats a minute; times in NIfTI are float32.
 OF_THE_CYCLE = {"rr_ms", "heart_rate_bpm", "cardiac_output_l_min", "times_ms", "quality_flags"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep the network from waiting for other processes' threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def script(*arguments):

@@ -91,14 +91,14 @@ def test_histogram_counts_what_it_leaves_out(as_text):
 )
 def test_values_that_a_report_writes_alike_share_a_bar(values, digits):
     histogram(values, [False, True], "LV EF (%)", digits=digits)
-    edges = report_figures._edges(np.array(values), 12, digits)
+    edges = report_figures._edges(np.array(values), digits)
     assert len(edges) == 13 and np.diff(edges) == pytest.approx([10.0**-digits] * 12)
     assert sorted(np.histogram(values, edges)[0])[-2:] == [0, 2]
 
 
 def test_histogram_of_different_values_spans_them():
-    assert report_figures._edges(np.array([50.0, 62.0]), 12, 1) == list(range(50, 63))
-    assert report_figures._edges(np.array([]), 2, 1) == [0.0, 0.5, 1.0]
+    assert report_figures._edges(np.array([50.0, 62.0]), 1) == list(range(50, 63))
+    assert report_figures._edges(np.array([]), 1) == pytest.approx(np.linspace(0, 1, 13).tolist())
 
 
 def test_bland_altman_shows_bias_and_limits(as_text):

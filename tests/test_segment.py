@@ -23,16 +23,8 @@ from cardiac_cine.images import read_frame
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.weights import load_checkpoint, load_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "segment.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep small networks from waiting for other processes' threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

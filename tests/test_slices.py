@@ -21,7 +21,7 @@ def entry(index: int, slices: int, **fields: object) -> dict[str, object]:
 
 
 def dataset(*entries, context: int = 0) -> SliceDataset:
-    return SliceDataset(entries, lambda given: given["frame"], context, progress=False)
+    return SliceDataset(entries, lambda given: given["frame"], context)
 
 
 def values(channels: torch.Tensor) -> list[float]:

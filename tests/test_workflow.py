@@ -24,18 +24,10 @@ from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, find_studies
 from cardiac_cine.workflow import NO_DICOM, Options, Workflow, segment_study
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 # What these tests do not look at, left out for speed.
 QUICK = {"report": False, "agreement": False}
 SMALL = heart((64, 64, 2))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep the network from waiting for other processes' threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -67,13 +67,17 @@ def compare_masks(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Seq
     )
 
 
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Return the Dice overlap of two boolean arrays of one shape, 0 to 1; NaN where both are empty."""
+    size = np.count_nonzero(prediction) + np.count_nonzero(reference)
+    return 2 * np.count_nonzero(prediction & reference) / size if size else math.nan
+
+
 def _compare(
     key: str, prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], voxel_ml: float
 ) -> Agreement:
     size, reference_size = int(prediction.sum()), int(reference.sum())
-    dice = hausdorff_mm = hd95_mm = assd_mm = math.nan
-    if size or reference_size:
-        dice = 2.0 * int((prediction & reference).sum()) / (size + reference_size)
+    hausdorff_mm = hd95_mm = assd_mm = math.nan
     if size and reference_size:
         # Erosion takes what lies beyond the box for background, so the crop moves no surface.
         box = ndimage.find_objects((prediction | reference).astype(np.uint8))[0]
@@ -85,4 +89,5 @@ def _compare(
         hausdorff_mm = float(max(distance.max() for distance in distances))
         hd95_mm = float(max(np.quantile(distance, 0.95) for distance in distances))
         assd_mm = float(np.concatenate(distances).mean())
-    return Agreement(key, dice, hausdorff_mm, hd95_mm, assd_mm, size * voxel_ml, reference_size * voxel_ml)
+    overlap = dice(prediction, reference)
+    return Agreement(key, overlap, hausdorff_mm, hd95_mm, assd_mm, size * voxel_ml, reference_size * voxel_ml)

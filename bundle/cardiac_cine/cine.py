@@ -1,7 +1,7 @@
 """A short-axis cine: one heart over its cycle, every phase on one grid. Readers make it, everything else takes it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +103,7 @@ class Cine:
     def frame(self, phase: int) -> Frame:
         """Return one phase, counted from 0, as float32."""
         return Frame(self.source, self.array[..., phase].astype(np.float32), self.affine)
+
+    def single_phase(self, phase: int) -> "Cine":
+        """Return one phase, counted from 0, as a cine of its own."""
+        return replace(self, array=self.array[..., phase : phase + 1], times_ms=None, instances=())

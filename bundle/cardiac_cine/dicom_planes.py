@@ -17,11 +17,11 @@ from pydicom.valuerep import format_number_as_ds
 from cardiac_cine.cine import Cine, Instance
 from cardiac_cine.dicom_output import check_sources, read_evidence, read_header
 from cardiac_cine.errors import InputError
+from cardiac_cine.geometry import RAS_LPS
 
 # The affine is the mean grid of slices that may be a little off it; a stack upside down is off by more.
 _MAX_OFF_SLICES = 0.5
 _MULTI_FRAME = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
-_RAS_FROM_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def check_planes(cine: Cine) -> None:
@@ -81,8 +81,8 @@ def _problems(plane: Dataset, first: Dataset, z: int, cine: Cine) -> list[str]:
         problems.append(
             f"FrameOfReferenceUID is {uid or 'missing'}, expected one for all slices, which places a segmentation"
         )
-    position = _RAS_FROM_LPS * np.array(plane.ImagePositionPatient, float)
-    off = np.linalg.norm(position - (cine.affine @ [0, 0, z, 1])[:3])
+    place = RAS_LPS @ cine.affine @ [0, 0, z, 1]
+    off = np.linalg.norm(np.array(plane.ImagePositionPatient, float) - place[:3])
     if off > _MAX_OFF_SLICES * cine.spacing_mm[2]:
         problems.append(f"lies {off:.1f} mm off slice {z + 1} of the cine's affine")
     return problems

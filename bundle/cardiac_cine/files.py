@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, and tables that people write."""
+"""Files that appear whole or not at all, what tells them apart, and tables that people write."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -88,6 +89,12 @@ def check_finite(value: Any) -> Any:
     except ValueError:
         raise InputError("all numbers must be finite") from None
     return value
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_csv(path: Path, expected: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 from cardiac_cine.studies import Study
-from cardiac_cine.weights import sha256
 
 _CONTENT, _SOURCE, _UID = "content_sha256", "source", "study_instance_uid"
 

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import FrameResult, evaluate_frame, worst_first
-from cardiac_cine.files import staged, write_json
+from cardiac_cine.files import sha256, staged, write_json
 from cardiac_cine.flags import flag
 from cardiac_cine.geometry import spacing_mm
 from cardiac_cine.images import case_name, read_frame
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURES
 from cardiac_cine.plots import learning_curves, overlay_grid
 from cardiac_cine.report import overlay_name, write_evaluation
-from cardiac_cine.weights import checksum_file, load_checkpoint, load_weights, sha256, versions
+from cardiac_cine.weights import checksum_file, load_checkpoint, load_weights, versions
 
 logger = logging.getLogger(__name__)
 

@@ -227,21 +227,31 @@ def write_mask(
     """
     if mask.ndim not in (3, 4) or not np.issubdtype(mask.dtype, np.integer):
         raise ValueError(f"mask must be a 3D or 4D integer array, got shape {mask.shape} of {mask.dtype}")
-    image = nib.Nifti1Image(mask.astype(np.uint8), affine)
-    # Both forms, since readers differ in which one they take.
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm", "sec")
-    if mask.ndim == 4 and math.isfinite(time_step_ms):
-        image.header.set_zooms((*image.header.get_zooms()[:3], time_step_ms / 1000))
     path = output_dir / name / f"{name}{RESULT_POSTFIX}"
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".staged-", dir=output_dir) as staging:
         staged = Path(staging) / path.name
-        nib.save(image, staged)
+        nib.save(nifti_image(mask.astype(np.uint8), affine, time_step_ms=time_step_ms), staged)
         path.parent.mkdir(exist_ok=True)
         staged.replace(path)
     return path
+
+
+def nifti_image(array: np.ndarray, affine: np.ndarray, *, time_step_ms: float = math.nan) -> nib.Nifti1Image:
+    """Return voxels as a NIfTI image of their own type, with the affine in both forms, since readers differ.
+
+    Args:
+        array: (x, y, z) or (x, y, z, t).
+        affine: 4 x 4 voxel-to-world matrix, mm.
+        time_step_ms: between the phases of a 4D array, NaN where unknown.
+    """
+    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    if array.ndim == 4 and math.isfinite(time_step_ms):
+        image.header.set_zooms((*image.header.get_zooms()[:3], time_step_ms / 1000))
+    return image
 
 
 def _open_checked(path: Path, dimensions: tuple[int, ...], expected: str) -> tuple[nib.Nifti1Image, np.ndarray]:

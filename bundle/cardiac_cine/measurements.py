@@ -28,6 +28,8 @@ ML_PER_L = 1000.0
 # Mosteller, N Engl J Med 317(17), 1987: the square root of height times weight over this, in cm, kg and m2.
 _MOSTELLER = 3600.0
 _NOBODY = Patient()
+# The fields of Measurements that have a value for each phase.
+CURVES = ("lv_volume_ml", "rv_volume_ml", "myo_volume_ml", "times_ms")
 
 
 @dataclass(frozen=True)

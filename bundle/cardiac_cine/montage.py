@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from cardiac_cine.labels import LV
 from cardiac_cine.levels import base_is_first, slice_levels
 from cardiac_cine.pages import data_uri
 from cardiac_cine.views import OUTLINES, Outline, View
@@ -75,8 +76,6 @@ def representative_slices(masks: np.ndarray, phases: Sequence[int]) -> dict[str,
         Level to slice index, from base to apex. Fewer where the heart has fewer slices; without an LV, or where base
         and apex cannot be told apart, the middle slice of the stack alone.
     """
-    from cardiac_cine.labels import LV
-
     cavity = (masks[..., list(phases)] == LV).any(axis=(0, 1))
     slices = np.flatnonzero(cavity.all(axis=1)) if cavity.all(axis=1).any() else np.flatnonzero(cavity.any(axis=1))
     levels = slice_levels(_ever(masks))

@@ -1,4 +1,4 @@
-"""Figures, each drawn to one PNG. Arrays and numbers come in; nothing is measured here.
+"""Figures, drawn to a PNG each, or for a report to draw. Arrays and numbers come in; nothing is measured here.
 
 Figures use matplotlib's object interface with the Agg canvas, so that they need no display and no global state.
 """
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from skimage.measure import find_contours
 
 from cardiac_cine.files import staged
+from cardiac_cine.geometry import with_margin
 from cardiac_cine.labels import BY_KEY, STRUCTURES, Structure
 
 _DPI = 110
@@ -71,7 +72,7 @@ def overlay_grid(
         reference: labels 0-3, same shape; None for no contour.
     """
     heart = prediction > 0 if reference is None else (prediction > 0) | (reference > 0)
-    x, y = (_crop(np.asarray(heart.any(axis=(1 - axis, 2))), spacing_mm[axis]) for axis in (0, 1))
+    x, y = (with_margin(heart.any(axis=(1 - axis, 2)), round(_MARGIN_MM / spacing_mm[axis])) for axis in (0, 1))
     columns = min(_GRID_COLUMNS, image.shape[2])
     rows = -(-image.shape[2] // columns)
     aspect = (y.stop - y.start) * spacing_mm[1] / ((x.stop - x.start) * spacing_mm[0])
@@ -129,13 +130,19 @@ def bland_altman(
     *,
     name: str,
 ) -> None:
-    """Draw value against reference, and their difference against their mean.
+    """Draw what :func:`bland_altman_figure` returns; ``path`` is the PNG to write."""
+    _save(bland_altman_figure(values, references, limits, name), path)
+
+
+def bland_altman_figure(
+    values: Sequence[float], references: Sequence[float], limits: tuple[float, float, float], name: str
+) -> Figure:
+    """Return a figure of value against reference, and of their difference against their mean.
 
     Args:
         values: one per subject.
         references: in the same order and unit.
         limits: lower limit of agreement, bias, upper limit.
-        path: PNG to write.
         name: the quantity and its unit, such as "LV EF (%)".
     """
     measured, expected = np.asarray(values, float), np.asarray(references, float)
@@ -153,7 +160,7 @@ def bland_altman(
     difference.set(xlabel=f"{name}, mean of both", ylabel=f"{name}, automatic - reference", title="Bland-Altman")
     for axes in (scatter, difference):
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    return figure
 
 
 def volume_curves(times: Sequence[float], curves: Mapping[str, Sequence[float]], path: Path, *, xlabel: str) -> None:
@@ -207,12 +214,3 @@ def _curve(
 def _rgb(structure: Structure) -> tuple[float, float, float]:
     red, green, blue = (value / 255 for value in structure.colour)
     return red, green, blue
-
-
-def _crop(occupied: np.ndarray, spacing: float) -> slice:
-    """Return the occupied range with a margin, or everything where nothing is occupied."""
-    where = np.flatnonzero(occupied)
-    if not len(where):
-        return slice(0, len(occupied))
-    margin = round(_MARGIN_MM / spacing)
-    return slice(max(0, int(where[0]) - margin), min(len(occupied), int(where[-1]) + margin + 1))

@@ -24,6 +24,7 @@ from skimage.morphology import convex_hull_image, disk
 
 from cardiac_cine.anatomy import exposed_lv, slice_faults
 from cardiac_cine.geometry import spacing_mm as spacing_of
+from cardiac_cine.geometry import with_margin
 from cardiac_cine.labels import BACKGROUND, LV, MYO, RV, STRUCTURE_IDS, check_mask
 from cardiac_cine.levels import base_is_first
 
@@ -201,7 +202,8 @@ def repair_slice(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """
     if not slice_faults(mask, spacing_mm):
         return mask
-    window = _window(mask, margin=1 + round(max(_SMOOTHING_MM) / min(spacing_mm)))
+    margin = 1 + round(max(_SMOOTHING_MM) / min(spacing_mm))
+    window = (with_margin(mask.any(1), margin), with_margin(mask.any(0), margin))
     part = mask[window]
     repaired = np.zeros_like(mask)
     repaired[window] = _cheapest(part, spacing_mm)
@@ -330,11 +332,3 @@ def _largest(structure: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     if count < 2:
         return structure
     return parts == np.bincount(parts[structure]).argmax()
-
-
-def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (
-        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
-        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
-    )

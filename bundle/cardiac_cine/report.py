@@ -6,7 +6,7 @@ Numbers come from :mod:`cardiac_cine.evaluation`; nothing is measured here.
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from cardiac_cine.evaluation import (
 )
 from cardiac_cine.files import staged, write_json, write_text
 from cardiac_cine.labels import STRUCTURES
+from cardiac_cine.markdown import table
 from cardiac_cine.statistics import MethodAgreement, summarise
 
 T = TypeVar("T")
@@ -171,7 +172,7 @@ def summary_table(cells: Sequence[Cell]) -> str:
         for cell in cells
     ]
     head = ["Phase", "Structure", "Dice", "d_H (mm)", "HD95 (mm)", "ASSD (mm)", "frames", "empty"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _markdown(
@@ -187,7 +188,7 @@ def _markdown(
     lines += ["", "Mean ± standard deviation over frames; distances in 3D with the true spacing.", ""]
     lines += ["## Volumes and ejection fraction against the reference", ""]
     lines += [
-        _table(
+        table(
             ["Cavity", "Quantity", "patients", "r", "bias", "limits of agreement", "mean absolute difference"],
             [
                 [
@@ -223,7 +224,7 @@ def _markdown(
         "",
         "## Worst frames",
         "",
-        _table(
+        table(
             ["Case", "Group", "Phase", *(f"Dice {cell.upper()}" for cell in ("rv", "myo", "lv")), "degenerated slices"],
             [
                 [r.case, r.group, r.phase, *(_number(a.dice, 3) for a in r.agreements), str(len(r.degenerated))]
@@ -245,7 +246,7 @@ def _by_group(results: Sequence[FrameResult]) -> str:
         own = [cell for cell in cells if cell.group == group]
         means = [_number(c.dice.mean, 3) for c in own] + [_number(c.hausdorff_mm.mean, 1) for c in own]
         rows.append([group or "unknown", str(sum(r.group == group for r in results)), *means])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _by_level(results: Sequence[FrameResult]) -> str:
@@ -255,7 +256,7 @@ def _by_level(results: Sequence[FrameResult]) -> str:
     for level in dict.fromkeys(cell.level for cell in cells):
         own = [cell for cell in cells if cell.level == level]
         rows.append([level, *(_number(c.dice, 3) for c in own), *(str(c.slices) for c in own)])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _frame_rows(results: Sequence[FrameResult]) -> list[dict[str, Any]]:
@@ -293,8 +294,3 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
 
 def _mean_sd(mean: float, sd: float, digits: int) -> str:
     return _number(mean, digits) + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -7,9 +7,7 @@ wherever it is opened; what it says stands in the page beside it as text.
 import io
 import math
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -42,7 +40,8 @@ _AROUND = {
 }
 # Above this part of the scale the map is bright and takes dark letters.
 _DARK_TEXT_ABOVE = 0.55
-# The bars of flagged studies: hatched, so that they stand out without colour.
+# Bars of a histogram, and how those of flagged studies look: hatched, so that they stand out without colour.
+_BARS = 12
 _FLAGGED: dict[str, Any] = {"hatch": "////", "edgecolor": "#7a4d00", "linewidth": 0.6}
 
 
@@ -135,14 +134,13 @@ def bulls_eye(values: Sequence[float], title: str, unit: str, digits: int, scale
 
 
 @mpl.rc_context(_SVG)
-def histogram(values: Sequence[float], flagged: Sequence[bool], name: str, bins: int = 12, *, digits: int = 1) -> str:
+def histogram(values: Sequence[float], flagged: Sequence[bool], name: str, *, digits: int = 1) -> str:
     """Draw how a quantity is distributed over studies, the flagged ones apart.
 
     Args:
         values: one per study; NaN is left out and counted in the title.
         flagged: whether the study has a flag, in the same order.
         name: the quantity and its unit.
-        bins: number of bars.
         digits: decimals that a report shows; where no two values differ by that much, all are in one bar.
     """
     array, mark = np.asarray(values, float), np.asarray(flagged, bool)
@@ -150,7 +148,7 @@ def histogram(values: Sequence[float], flagged: Sequence[bool], name: str, bins:
     figure = _figure(3.6, 2.6)
     axes = figure.subplots()
     stacks = [array[known & ~mark], array[known & mark]]
-    edges = _edges(array[known], bins, digits)
+    edges = _edges(array[known], digits)
     axes.hist(
         stacks, edges, stacked=True, color=["#0072b2", "#f2b84b"], edgecolor="white", label=["no flag", "flagged"]
     )
@@ -183,20 +181,18 @@ def bland_altman(values: Sequence[float], references: Sequence[float], name: str
     found = method_agreement(values, references)
     if found.n < 2:
         raise ValueError(f"limits of agreement need at least two pairs, got {found.n}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.svg"
-        plots.bland_altman(values, references, (found.lower, found.bias, found.upper), path, name=name)
-        return _bare(path.read_text())
+    limits = (found.lower, found.bias, found.upper)
+    return _svg(plots.bland_altman_figure(values, references, limits, name), transparent=False)
 
 
-def _edges(values: np.ndarray, bins: int, digits: int) -> list[float]:
+def _edges(values: np.ndarray, digits: int) -> list[float]:
     """Return where bars begin and end; values that a report writes alike share one, as wide as its last digit."""
     ends = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     width = 10.0**-digits
     if ends[1] - ends[0] < width:
-        first = sum(ends) / 2 - (bins // 2 + 0.5) * width
-        ends = (first, first + bins * width)
-    return np.histogram_bin_edges(values, bins, ends).tolist()
+        first = sum(ends) / 2 - (_BARS // 2 + 0.5) * width
+        ends = (first, first + _BARS * width)
+    return np.histogram_bin_edges(values, _BARS, ends).tolist()
 
 
 def _segments() -> Iterator[tuple[float, float, float, float]]:
@@ -228,9 +224,9 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, *, transparent: bool = True) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True)
+    figure.savefig(text, format="svg", transparent=transparent)
     return _bare(text.getvalue())
 
 

@@ -75,7 +75,9 @@ class Segmenter:
         logger.info("weights from %s on %s", self.ckpt_path, self.device)
 
     @classmethod
-    def from_bundle(cls, bundle_root: Path, *, ckpt_path: Path | None = None, device: str | None = None) -> "Segmenter":
+    def from_bundle(
+        cls, bundle_root: Path | str, *, ckpt_path: Path | str | None = None, device: str | None = None
+    ) -> "Segmenter":
         """Take everything from a bundle's inference.json.
 
         Args:
@@ -86,7 +88,7 @@ class Segmenter:
         Raises:
             InputError: no such bundle, an unusable device, or unusable weights.
         """
-        config = bundle_root / CONFIG
+        config = Path(bundle_root) / CONFIG
         if not config.is_file():
             raise InputError(f"{config}: no such file, expected the root folder of a bundle, got {bundle_root}")
         parser = ConfigParser()

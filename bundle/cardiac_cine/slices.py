@@ -43,7 +43,6 @@ class SliceDataset(Dataset):
         context: neighbours on either side of a slice that it is handed out with, see :func:`with_neighbours`; those
             towards the base come first, as in inference. Where a label does not show the base, with slices or
             structures that were not labelled, too, half of the slices are handed out with their neighbours turned.
-        progress: show a progress bar while loading.
 
     Raises:
         ValueError: frames of different in-plane size, an image and its label of different shape, or a slice or
@@ -55,7 +54,6 @@ class SliceDataset(Dataset):
         data: Sequence[Mapping[str, Any]],
         transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         context: int = 0,
-        progress: bool = True,
     ) -> None:
         self.data = data
         self.context = context
@@ -64,7 +62,7 @@ class SliceDataset(Dataset):
         labels: list[torch.Tensor] = []
         labelled: list[torch.Tensor] = []
         orders: list[bool | None] = []
-        for entry in tqdm(data, desc="loading frames", unit="frame", disable=None if progress else True):
+        for entry in tqdm(data, desc="loading frames", unit="frame", disable=None):
             frame = transform(entry)
             image, label = torch.as_tensor(frame["image"]), torch.as_tensor(frame["label"])
             if image.shape != label.shape:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cardiac_cine.files import write_text
-from cardiac_cine.measurements import Measurements
+from cardiac_cine.measurements import CURVES, Measurements
 
-_LISTS = ("lv_volume_ml", "rv_volume_ml", "myo_volume_ml", "times_ms")
 # One number for each of these measurements; curves and wall segments stay in the JSON files.
 NUMBERS = tuple(
-    field.name for field in fields(Measurements) if field.name not in _LISTS and not field.name.startswith("wall_")
+    field.name for field in fields(Measurements) if field.name not in CURVES and not field.name.startswith("wall_")
 )
 COLUMNS = ("case", "status", "flags", "reasons", *NUMBERS, "lv_ef_category", "report", "source")
 

@@ -15,7 +15,7 @@ _JUMP = 0.25
 # ... and this share of the change between the two neighbours, which is the slice's own motion.
 _MOTION = 2.0
 # With fewer phases, neighbours are too far apart to say what lies between them.
-_MIN_PHASES = 8
+MIN_PHASES = 8
 
 
 def stabilise(masks: np.ndarray) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
@@ -33,7 +33,7 @@ def stabilise(masks: np.ndarray) -> tuple[np.ndarray, tuple[tuple[int, int], ...
     """
     check_mask(masks, 4, "masks")
     masks = masks.astype(np.uint8)
-    if masks.shape[3] < _MIN_PHASES:
+    if masks.shape[3] < MIN_PHASES:
         return masks, ()
     jumps = np.zeros(masks.shape[2:], bool)
     for structure in STRUCTURE_IDS:

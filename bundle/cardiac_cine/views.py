@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.measure import find_contours
 
+from cardiac_cine.geometry import with_margin
 from cardiac_cine.labels import LV, MYO, RV
 
 # Room around the heart, enough to see what it borders on.
@@ -115,16 +116,8 @@ def heart_view(array: np.ndarray, masks: np.ndarray, spacing_mm: Sequence[float]
     """
     heart = masks > 0
     columns, rows = (
-        _with_margin(np.flatnonzero(heart.any(axis=others)), array.shape[axis], spacing_mm[axis])
+        with_margin(heart.any(axis=others), round(MARGIN_MM / spacing_mm[axis]))
         for axis, others in enumerate([(1, 2, 3), (0, 2, 3)])
     )
     low, high = np.percentile(array[columns, rows], _WINDOW_PERCENT)
     return View(columns, rows, float(low), float(high), (float(spacing_mm[0]), float(spacing_mm[1])))
-
-
-def _with_margin(occupied: np.ndarray, size: int, spacing: float) -> slice:
-    """Return the range from the first to the last occupied index and a margin; everything where none is."""
-    if not len(occupied):
-        return slice(0, size)
-    margin = round(MARGIN_MM / spacing)
-    return slice(max(0, int(occupied[0]) - margin), min(size, int(occupied[-1]) + margin + 1))

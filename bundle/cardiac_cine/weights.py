@@ -1,6 +1,5 @@
 """Weight files: reading them safely, checking that they fit, and saying which ones and what software they are."""
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -11,6 +10,7 @@ import torch
 
 import cardiac_cine
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 
 # The key MONAI's CheckpointLoader looks under before it takes the file for a plain state_dict.
 NESTED_KEY = "model"
@@ -109,12 +109,6 @@ def _verify(path: Path) -> None:
             f"{path}: SHA-256 is {found}, expected {' '.join(expected) or 'one'} as in {checksum.name}; the file is"
             f" damaged, or was replaced and {checksum.name} is to go"
         )
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -18,14 +18,14 @@ from cardiac_cine.dicom_planes import check_planes
 from cardiac_cine.dicom_seg import write_seg
 from cardiac_cine.dicom_sr import write_sr
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import check_writable, plain, write_json
+from cardiac_cine.files import check_writable, plain, sha256, write_json
 from cardiac_cine.fingerprints import fingerprint, named_as_before, other_study, same_results
 from cardiac_cine.flags import flag
 from cardiac_cine.images import write_mask
 from cardiac_cine.measurements import Measurements, ef_category, measure
 from cardiac_cine.patients import Known, complete
 from cardiac_cine.postprocess import repair
-from cardiac_cine.quality import quality_flags
+from cardiac_cine.quality import Flag, quality_flags
 from cardiac_cine.results import (
     DICOM_SEG,
     DICOM_SR,
@@ -42,7 +42,7 @@ from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.studies import Found, Study, unmatched
 from cardiac_cine.tables import write_table
 from cardiac_cine.temporal import stabilise
-from cardiac_cine.weights import sha256, versions
+from cardiac_cine.weights import versions
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class Workflow:
             "lv_ef_category": ef_category(found.lv_ef_percent),
             "agreement": uncertainty,
             "stabilised": [{"slice": z, "phase": phase} for z, phase in replaced],
-            "quality_flags": [{"code": flag.code, "reason": flag.reason} for flag in flags],
+            "quality_flags": [asdict(each) for each in flags],
             "software": self.software,
             "fingerprint": current,
         }
@@ -251,7 +251,7 @@ class Workflow:
         cine: Cine,
         masks: np.ndarray,
         found: Measurements,
-        flags: Sequence[Any],
+        flags: Sequence[Flag],
         uncertainty: Mapping[str, float] | None,
         staging: Path,
     ) -> None:

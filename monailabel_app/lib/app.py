@@ -19,7 +19,7 @@ from cardiac_cine.annotation.audit import append_event
 from cardiac_cine.annotation.jobs import Jobs
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.training_runs import end_with_parent
-from cardiac_cine.weights import sha256
+from cardiac_cine.files import sha256
 from monailabel_app.lib import access, guard, scoring, state, strategies
 from monailabel_app.lib.datastore import ORIGINAL, CineDatastore, Entry
 from monailabel_app.lib.infer import LABELS, CineSegmentation, Correction, Propagation
@@ -36,7 +36,10 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class CardiacCineApp(MONAILabelApp):
-    """Annotation of short-axis cines. Conf keys: state_dir, token, origins, phases, device, train_overrides."""
+    """Annotation of short-axis cines.
+
+    Conf keys: state_dir, origins, phases, device, dicomweb_filter, train_overrides. The token is in the environment.
+    """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         os.umask(0o077)  # what is written is for the server's user alone, also what its child processes write

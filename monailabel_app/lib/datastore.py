@@ -9,13 +9,13 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from cardiac_cine.annotation.dataset_archive import write_archive
-from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, TAGS, Annotated, Library
-from cardiac_cine.annotation.phase_images import ID_PATTERN, Entry
+from cardiac_cine.annotation.library import DRAWN, FINAL, ORIGINAL, TAGS, Library
+from cardiac_cine.annotation.phase_images import Entry
 from cardiac_cine.annotation.sources import Source
 from cardiac_cine.errors import InputError
 from monailabel_app.lib.state import State
 
-__all__ = ["DRAWN", "FINAL", "ID_PATTERN", "ORIGINAL", "TAGS", "Annotated", "CineDatastore", "Entry"]
+__all__ = ["DRAWN", "FINAL", "ORIGINAL", "CineDatastore", "Entry"]
 
 
 class CineDatastore(Library, Datastore):

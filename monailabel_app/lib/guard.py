@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from cardiac_cine.annotation.jobs import QueueError, when_gone
+from cardiac_cine.annotation.jobs import QueueError, QueueFullError, when_gone
 from cardiac_cine.errors import InputError
 from cardiac_cine.files import check_finite
 from monailabel_app.lib import dicomweb, routes
@@ -43,6 +43,8 @@ HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-
 HEADERS += [(b"x-frame-options", b"SAMEORIGIN")]
 # Pages load nothing from elsewhere; OHIF's style sheet would ask for fonts. It compiles WebAssembly and runs workers.
 HEADERS += [(b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:")]
+# What the audit log tells of the request that is being served, beside its path.
+noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 LABEL_FILE = r"[^\x00-\x1f]{1,250}\.(nii|nii\.gz|nrrd)"
 FILE, NAME = r"(?!/|.*(\.\.|//))[\w.,:@ %/-]*", r"[A-Za-z0-9][\w.-]*"
 
@@ -243,8 +245,10 @@ def install(app: Any) -> None:
 async def answer(request: Request, error: Exception) -> Response:
     """Tell what the client did wrong, or the id under which the log tells what went wrong here."""
     status, detail = 500, str(getattr(error, "msg", error))
-    if isinstance(error, HTTPException | QueueError):
-        status, detail = error.status_code, str(getattr(error, "detail", error))
+    if isinstance(error, HTTPException):
+        status, detail = error.status_code, str(error.detail)
+    elif isinstance(error, QueueError):
+        status = 503 if isinstance(error, QueueFullError) else 409
     elif isinstance(error, RequestValidationError | ValidationError):
         status, detail = 400, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])[:400]
     elif isinstance(error, stock.ImageNotFoundException | stock.LabelNotFoundException):
@@ -296,10 +300,6 @@ def _told(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_folders(text: str) -> str:
     return re.sub(r"(?:/[^\s/:'\"]+)+/", "", text)  # a file is told by its name alone
-
-
-# What the audit log tells of the request that is being served, beside its path.
-noted: ContextVar[dict[str, Any]] = ContextVar("noted")
 
 
 def _upload_file(suffix: str) -> SimpleNamespace:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from cardiac_cine.annotation.answers import answer, numbers, phase_of, write_for_viewer
+from cardiac_cine.annotation.answers import answer, numbers
 from cardiac_cine.annotation.correction import BACKGROUND_KEY, correct, seeds_from_request
 from cardiac_cine.annotation.jobs import Job, Jobs
-from cardiac_cine.annotation.mask_files import read_mask
+from cardiac_cine.annotation.mask_files import read_mask, write_for_viewer
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.probabilities import segment_with_probabilities
 from cardiac_cine.annotation.proposals import propose_neighbours
@@ -91,7 +91,7 @@ class CineSegmentation(CineTask):
     def mask(self, request: dict[str, Any], entry: Entry, cine: Cine, segmenter: Segmenter, model: str) -> Found:
         """Segment, measure and check; the masks are kept as "original" labels."""
         if not request.get("whole_cine") or cine.phases == 1:
-            mask = segment_study(segmenter, phase_of(cine, entry.phase))[0][..., 0]
+            mask = segment_study(segmenter, cine.single_phase(entry.phase))[0][..., 0]
             self.datastore.propose(entry.id, mask, asked=request.get("asked", True), source="model", model=model)
             return mask, {}
         given = answer(segmenter, cine)

@@ -11,9 +11,9 @@ import monailabel
 from fastapi import APIRouter, File, Form, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from cardiac_cine.annotation.answers import numbers, write_for_viewer
+from cardiac_cine.annotation.answers import numbers
 from cardiac_cine.annotation.labelmaps import mask_from_planes
-from cardiac_cine.errors import InputError
+from cardiac_cine.annotation.mask_files import write_for_viewer
 from cardiac_cine.files import plain
 from cardiac_cine.labels import STRUCTURES
 from monailabel_app.lib.access import current_user
@@ -77,15 +77,7 @@ def router(app: Any) -> APIRouter:
     @routes.post("/cine/key")
     async def key(image: str, key: Literal["ED", "ES"]) -> dict[str, int]:
         """Make a phase end-diastole or end-systole; where it was the other, the two change places."""
-        entry, other = datastore.entry(image), "ES" if key == "ED" else "ED"
-        phases = {each.key: each.phase for each in datastore.phases_of(entry.case) if each.key}
-        if not phases:
-            raise InputError(f"{entry.id} is a cine's only phase: that is neither ED nor ES")
-        if entry.key == other:
-            phases[other] = phases[key]
-        phases[key] = entry.phase
-        datastore.set_key_phases(entry.case, phases["ED"], phases["ES"], "user")
-        return {name: phase + 1 for name, phase in phases.items()}
+        return {name: phase + 1 for name, phase in datastore.choose_key_phase(image, key).items()}
 
     @routes.get("/cine/label")
     async def label(image: str, tag: str = FINAL) -> Response:

@@ -14,7 +14,7 @@ _LOCK_SECONDS = 60
 
 
 class State:
-    """The app's folders (images, labels, models, training, cache) and files (scores, worklist, audit).
+    """The app's own folders and files; library and training have theirs below the same root.
 
     Whoever holds ``lock`` has the state to itself among all processes, and may take it again.
     """
@@ -24,10 +24,8 @@ class State:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.chmod(0o700)  # also where it exists
         self.lock = FileLock(self.root / ".lock", timeout=_LOCK_SECONDS)
-        self.images, self.labels, self.cache = self.root / "images", self.root / "labels", self.root / "cache"
-        self.models, self.training = self.root / "models", self.root / "training"
-        for folder in (self.images, self.labels, self.cache, self.models, self.training):
-            folder.mkdir(exist_ok=True)
+        self.cache, self.models = self.root / "cache", self.root / "models"
+        self.cache.mkdir(exist_ok=True)
         self.audit = self.root / "audit.jsonl"
         self.scores = Scores(self.root / "scores.json", self.lock)
         self.worklist = Worklist(self.root / "assignments.json", self.lock, self.scores)

@@ -1,14 +1,23 @@
 // The bar below OHIF's images: phases of the cine, drawing, numbers, saving. MONAI Label's own panel stays as it is and
 // keeps its mask in the segmentation "1"; this script gives each phase a "1" of its own and brings it to the server.
 (() => {
-  const ID = '1', TOOLS = ['CircularBrush', 'CircularEraser'], POLL_MS = 400, DRAFT_MS = 2000, CONNECT_MS = 1500, LOAD_MS = 15000;
+  const ID = '1', TOOLS = ['CircularBrush', 'CircularEraser'];
+  const POLL_MS = 400, DRAFT_MS = 2000, CONNECT_MS = 1500, LOAD_MS = 15000;
   // Browsers send 64 kB for a page that is closed, of all that is on its way then. Drawings are some kB when compressed.
   const CLOSING_BYTES = 30000, pack = async voxels => new Response(new Blob([voxels]).stream().pipeThrough(new CompressionStream('gzip'))).blob();
   // What is drawn stays in the page meanwhile.
   const SIGNED_OUT = 'You are signed out. Sign in at /cine/login in another tab, then press Save here.';
   // The panel reads its server from here; the path makes it win over what it has stored itself.
   document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + '/')}; path=/ohif/`;
-  let shown = '', about = null, made = '', kept = null, drawn = null, dirty = false, unsafe = false, proposed = false, arriving = '', strokes = 0, changed = 0, connected = 0, began = 0, busy = false, waiting = false, notice = null, watching = false;
+  // The series that is displayed, what the server tells of it, the volume of its labelmap, the voxels last known there,
+  // and what is drawn.
+  let shown = '', about = null, made = '', kept = null, drawn = null;
+  // The drawing is not on the server, would be lost if the page closed now, is a proposal over a saved label; the model
+  // whose mask is just being drawn; how many strokes there were, and when the last change.
+  let dirty = false, unsafe = false, proposed = false, arriving = '', strokes = 0, changed = 0;
+  // When the panel was connected and the bar made; an action goes on, the whole cine is segmented; what to tell in place
+  // of the panel's next alarm, and that alarms are watched.
+  let connected = 0, began = 0, busy = false, waiting = false, notice = null, watching = false;
   let bar = null, structure = 3, tool = '', arranged = false;
 
   const run = (name, options) => window.commandsManager.run(name, options);
@@ -244,7 +253,8 @@
       Object.assign(text(numbers(), 'cine-numbers'), {title: (about.result.quality_flags || []).map(flag => flag.reason).join('\n')}),
       button('Save', () => inTurn(async () => { say('Saving …'); await save('final'); draw(); }), 'make this the label of this phase', true),
       text('', 'cine-state'),
-      button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'), button('Skip', () => inTurn(() => next({skip: about.id})), 'never offer this phase to me again, and go on'),
+      button('Next case', () => inTurn(next), 'the next one to annotate, by the strategy that is chosen at the right'),
+      button('Skip', () => inTurn(() => next({skip: about.id})), 'never offer this phase to me again, and go on'),
       ...(about.user === 'anonymous' ? [] : [button('Sign out', () => inTurn(signOut), `you are ${about.user}`)]));
     const {label} = about, at = label && new Date(label.utc).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
     say(dirty ? 'changed, not saved' : !label ? 'no label yet' : label.tag === 'final' ? `saved at ${at}` : label.source === 'drawn' ? 'changed, not saved' : 'proposal, not saved');
@@ -265,7 +275,10 @@
       for (const [name, act] of [[SEGMENTATION_DATA_MODIFIED, modified], [TOOL_ACTIVATED, activated]]) window.cornerstone.eventTarget.addEventListener(name, act);
     }
     if (!document.querySelector('.modelSelector')) {
-      if (!connected && (loaded() || Date.now() - began > LOAD_MS)) { input.value = location.origin + '/'; input.parentElement.parentElement.querySelector('button').click(); connected = Date.now(); }
+      if (connected || !(loaded() || Date.now() - began > LOAD_MS)) return;
+      input.value = location.origin + '/';
+      input.parentElement.parentElement.querySelector('button').click();
+      connected = Date.now();
       return;
     }
     // The panel makes a "1" of its own when it connects, and colours it a second later.

@@ -17,7 +17,7 @@ from monailabel.endpoints.user import auth
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelError, MONAILabelException
 from pydantic import TypeAdapter, ValidationError
 
-from cardiac_cine.annotation.jobs import Jobs
+from cardiac_cine.annotation.jobs import JobCancelledError, Jobs, QueueFullError
 from cardiac_cine.errors import InputError
 from monailabel_app.lib import guard
 from monailabel_app.lib.access import TOKEN_VARIABLE, Access, current_user, login_router
@@ -79,7 +79,8 @@ def inner(slow_started=None, release=None):
         errors = {
             "input": InputError("/srv/studies/p1.nii.gz: 3 slices, expected 4"),
             "invalid": MONAILabelException(MONAILabelError.INVALID_INPUT, "no such thing in /srv/x/y"),
-            "full": HTTPException(503, "32 computations are waiting, try again later"),
+            "full": QueueFullError("32 computations are waiting, try again later"),
+            "cancelled": JobCancelledError("the computation was cancelled"),
             "bug": RuntimeError("secret in /srv/studies/p1.nii.gz"),
             "stock": HTTPException(500, "Log File /srv/app.log NOT Found"),
             "teapot": HTTPException(418, "short and stout"),
@@ -204,6 +205,7 @@ def test_a_running_inference_holds_up_nobody(app):
         ("input", 400, "p1.nii.gz: 3 slices, expected 4"),
         ("invalid", 400, "no such thing in y"),
         ("full", 503, "32 computations are waiting, try again later"),
+        ("cancelled", 409, "the computation was cancelled"),
         ("teapot", 418, "short and stout"),
     ],
 )

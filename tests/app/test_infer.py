@@ -15,14 +15,14 @@ pytest.importorskip("monailabel", reason="needs the app's packages: pip install 
 
 import segment
 
-from cardiac_cine.annotation.answers import phase_of, write_for_viewer
 from cardiac_cine.annotation.jobs import JobCancelledError, Jobs
+from cardiac_cine.annotation.mask_files import write_for_viewer
 from cardiac_cine.annotation.model_versions import ModelVersions
 from cardiac_cine.annotation.sources import LocalSource
 from cardiac_cine.datasets.phantom import PhantomSpec, render, write_cine
 from cardiac_cine.errors import InputError
+from cardiac_cine.files import sha256
 from cardiac_cine.labels import LV, RV
-from cardiac_cine.weights import sha256
 from cardiac_cine.workflow import segment_study
 from monailabel_app.lib.access import upload_folder
 from monailabel_app.lib.datastore import DRAWN, FINAL, ORIGINAL, CineDatastore
@@ -81,7 +81,7 @@ def test_what_clients_are_told(app):
 
 def test_a_phase_is_segmented_as_the_script_does(app, studies, tmp_path):
     mask, params = ask(app.segmentation)
-    np.testing.assert_array_equal(mask, app.segmenter.segment_cine(phase_of(app.cine, 1))[..., 0])
+    np.testing.assert_array_equal(mask, app.segmenter.segment_cine(app.cine.single_phase(1))[..., 0])
     frame = tmp_path / "frame.nii.gz"
     nib.save(nib.Nifti1Image(app.cine.array[..., 1], app.cine.affine), frame)
     segment.segment(str(frame), output_dir=str(tmp_path / "out"), device="cpu", report=False)
@@ -242,7 +242,7 @@ def test_a_saved_label_is_carried_to_the_neighbours_that_have_none(app):
     np.testing.assert_array_equal(mask, label)
     assert params["carried_to"] == [OTHER]
     carried = app.datastore.label_array(OTHER, ORIGINAL)
-    network = app.segmenter.segment_cine(phase_of(app.cine, 2))[..., 0]
+    network = app.segmenter.segment_cine(app.cine.single_phase(2))[..., 0]
     assert (carried[:, :, 3] == RV).sum() < 0.5 * (network[:, :, 3] == RV).sum()
     others = np.arange(carried.shape[2]) != 3
     np.testing.assert_array_equal(carried[..., others], network[..., others])

@@ -3,10 +3,9 @@ import pytest
 from monailabel_app.lib.state import State
 
 
-def test_every_folder_is_there_and_for_its_owner_only(tmp_path):
+def test_the_state_is_for_its_owner_only(tmp_path):
     state = State(tmp_path / "deep" / "state")
-    for folder in (state.images, state.labels, state.models, state.training, state.cache):
-        assert folder.is_dir() and folder.parent == state.root
+    assert state.cache.is_dir() and {state.cache.parent, state.models.parent} == {state.root}
     assert state.root.stat().st_mode & 0o077 == 0
     state.root.chmod(0o755)
     assert State(state.root).root.stat().st_mode & 0o777 == 0o700

@@ -25,7 +25,7 @@ def training(tmp_path) -> CineTraining:
 def begun(training: CineTraining, result: dict | None = None):
     """A run of two epochs in a minute."""
     run = training.runs.folder / "20260102T030405.000000Z"
-    run.mkdir()
+    run.mkdir(parents=True)
     (run / training_runs.ARGUMENTS).write_text(json.dumps({"max_epochs": 10, "max_minutes": None}))
     (run / training_runs.RECORDS).write_text(json.dumps(RECORDS))
     os.utime(run / training_runs.ARGUMENTS, (1_700_000_000, 1_700_000_000))

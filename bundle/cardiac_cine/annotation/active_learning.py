@@ -20,11 +20,10 @@ from cardiac_cine.geometry import spacing_mm as spacing_of
 from cardiac_cine.labels import NUM_CLASSES, STRUCTURE_IDS, STRUCTURES, check_mask
 from cardiac_cine.measurements import ef_percent, volumes_ml
 from cardiac_cine.segmenter import Segmenter
+from cardiac_cine.temporal import MIN_PHASES
 
 # A softmax is never 0: without a floor, the tens of thousands of voxels far from a heart add up to one of their own.
 _FLOOR = 0.01
-# With fewer phases, neighbours are too far apart to say what lies between them, as in cardiac_cine.temporal.
-MIN_PHASES = 8
 # Intensities between these percentiles are scaled to 0-1, as the network's preprocessing scales them.
 _RANGE_PERCENT = (0.5, 99.5)
 _QUARTILES_PERCENT = (25, 50, 75)

@@ -1,25 +1,18 @@
-"""What an annotator gets of a phase or a cine while drawing: masks, numbers, flags, and a file for the viewer."""
+"""What an annotator gets of a phase or a cine while drawing: masks, numbers and flags."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
-from cardiac_cine.annotation.label_store import write_volume
 from cardiac_cine.annotation.library import Library
 from cardiac_cine.cine import Cine
 from cardiac_cine.files import plain
-from cardiac_cine.measurements import Measurements, measure, volumes_ml
+from cardiac_cine.measurements import CURVES, Measurements, measure, volumes_ml
 from cardiac_cine.quality import Flag, quality_flags
 from cardiac_cine.segmenter import Segmenter
 from cardiac_cine.workflow import segment_study
-
-# Two phases make no curve.
-_CURVES = ("lv_volume_ml", "rv_volume_ml", "myo_volume_ml", "times_ms")
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +23,6 @@ class Answer:
     measured: Measurements
     flags: tuple[Flag, ...]
     agreement: Mapping[str, float]
-
-
-def phase_of(cine: Cine, phase: int) -> Cine:
-    """Return one phase, counted from 0, as a cine of its own."""
-    return replace(cine, array=cine.array[..., phase : phase + 1], times_ms=None, instances=())
 
 
 def answer(segmenter: Segmenter, cine: Cine) -> Answer:
@@ -64,14 +52,14 @@ def numbers(library: Library, image_id: str, mask: np.ndarray | None = None) -> 
     if mask is None:
         return {}
     masks = mask[..., None]
-    found = quality_flags(masks, phase_of(cine, entry.phase), measure(masks, cine.affine, patient=cine.patient))
+    found = quality_flags(masks, cine.single_phase(entry.phase), measure(masks, cine.affine, patient=cine.patient))
     flags = [vars(flag) for flag in found if flag.code != "single_phase"]
     key_phases: dict[str, tuple[int, np.ndarray]] = {}
     for each in library.phases_of(entry.case):
-        own = each.id == entry.id
-        one = mask if own else library.label_array(each.id, library.standing(each.id)) if each.key else None
-        if each.key and one is not None:
-            key_phases[each.key] = (each.phase, one)
+        if each.key:
+            other = mask if each.id == entry.id else library.label_array(each.id, library.standing(each.id))
+            if other is not None:
+                key_phases[each.key] = (each.phase, other)
     measured = measure_key_phases(cine, key_phases["ED"], key_phases["ES"]) if len(key_phases) == 2 else {}
     volumes = vars(volumes_ml(mask, cine.spacing_mm))
     return plain({"volumes_ml": volumes, "measurements": measured, "quality_flags": flags})
@@ -94,28 +82,4 @@ def measure_key_phases(cine: Cine, ed: tuple[int, np.ndarray], es: tuple[int, np
     masks = np.stack((ed[1], es[1]), axis=-1)
     pair = measure(masks, cine.affine, rr_ms=cine.rr_ms, patient=cine.patient, ed_frame=0, es_frame=1)
     found = pair.to_dict() | {"ed_frame": ed[0], "es_frame": es[0], "phases": cine.phases}
-    return {key: value for key, value in found.items() if key not in _CURVES}
-
-
-def write_for_viewer(mask: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Write a mask in the form that the file's name says: .nrrd, .nii or .nii.gz.
-
-    A NRRD file is not compressed and has its voxels in the order of the image's, x fastest: OHIF takes them as they
-    are, without a look at the geometry.
-
-    Args:
-        mask: label ids, (x, y, z).
-        affine: 4 x 4 voxel to world, mm, NIfTI's axes.
-        path: the file.
-    """
-    mask = mask.astype(np.uint8)
-    if path.suffix != ".nrrd":
-        write_volume(mask, affine, path)
-        return
-    lps = _RAS_TO_LPS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(mask.T)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path), useCompression=False)
+    return {key: value for key, value in found.items() if key not in CURVES}  # two phases make no curve

@@ -26,7 +26,7 @@ from cardiac_cine.annotation.listing import Listed, from_stack
 from cardiac_cine.annotation.mask_files import structure_id
 from cardiac_cine.annotation.records import clean
 from cardiac_cine.annotation.sources import Returned
-from cardiac_cine.cine import Cine, Instance
+from cardiac_cine.cine import Cine
 from cardiac_cine.datasets.dicom_cine import Stack, scan
 from cardiac_cine.dicom_output import UTF_8, Software
 from cardiac_cine.dicom_seg import PROPERTY_TYPES, read_seg, write_seg
@@ -130,7 +130,7 @@ class Archive:
         Raises:
             InputError: as :func:`cardiac_cine.dicom_seg.write_seg`, or the archive does not take it.
         """
-        source = outline(self.stack(cine.identity))
+        source = self.stack(cine.identity).outline()
         masks = np.zeros(source.array.shape, np.uint8)
         masks[..., phase] = mask
         with tempfile.TemporaryDirectory() as folder:
@@ -218,7 +218,7 @@ class Archive:
         return known[1], known[2]
 
     def _returned(self, study: str, series: str, segmentation: Dataset) -> Returned:
-        cine, problem = outline(self.stack(study)), ""
+        cine, problem = self.stack(study).outline(), ""
         masks: dict[int, np.ndarray] = {}
         if _refers_to(segmentation, {instance.sop_instance_uid for row in cine.instances for instance in row}):
             try:
@@ -234,23 +234,6 @@ class Archive:
                 problem = f"{series}: not readable as a DICOM segmentation ({type(error).__name__})"
         problem = problem and f"a segmentation in the archive is not taken: {problem}"
         return Returned(series, study, _created(segmentation), cine.affine, masks, problem)
-
-
-def outline(stack: Stack) -> Cine:
-    """Return a cine that has everything but its voxels, which are all 0: what segmentations need of it."""
-    planes = stack.grid.planes
-    return Cine(
-        name=stack.name,
-        source=stack.source,
-        array=np.broadcast_to(np.int16(0), (*stack.header.size, len(planes), len(planes[0]))),
-        affine=stack.grid.affine,
-        instances=tuple(
-            tuple(
-                Instance(p.header.path, p.header.sop_class_uid, p.header.sop_instance_uid, p.frame_number) for p in row
-            )
-            for row in planes
-        ),
-    )
 
 
 def _write_header(header: Dataset, path: Path) -> None:

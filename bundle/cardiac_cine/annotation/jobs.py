@@ -18,21 +18,15 @@ when_gone: ContextVar[list[Callable[[], object]]] = ContextVar("when_gone")
 
 
 class QueueError(RuntimeError):
-    """Why there is no result: ``status_code`` is HTTP's."""
-
-    status_code = 500
+    """Why there is no result."""
 
 
 class QueueFullError(QueueError):
     """Too many wait already."""
 
-    status_code = 503
-
 
 class JobCancelledError(QueueError):
     """Somebody cancelled the job."""
-
-    status_code = 409
 
 
 @dataclass(eq=False)

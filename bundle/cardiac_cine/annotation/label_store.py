@@ -16,6 +16,7 @@ import numpy as np
 
 from cardiac_cine.annotation.records import Records, clean, durable, write_record
 from cardiac_cine.errors import InputError
+from cardiac_cine.images import nifti_image
 from cardiac_cine.labels import STRUCTURE_IDS, check_mask
 
 # What this program itself says of a label: its version, what it is about, whose work it is, where else it is stored.
@@ -146,10 +147,6 @@ def coverage(mask: np.ndarray, named: Collection[int] = (), slices: Any = None) 
 
 
 def write_volume(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """Write voxels (x, y, z) as they are to a NIfTI file, durably, the affine (mm) in both forms that readers take."""
-    image = nib.Nifti1Image(array, affine, dtype=array.dtype)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm", "sec")
+    """Write voxels (x, y, z) as they are to a NIfTI file, durably; see :func:`cardiac_cine.images.nifti_image`."""
     with durable(path) as target:
-        nib.save(image, target)
+        nib.save(nifti_image(array, affine), target)

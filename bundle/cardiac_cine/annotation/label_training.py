@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,7 +120,7 @@ class LabelTraining:
 
     Args:
         root: holds the library's images; gets training/.
-        lock: held by who writes labels.
+        lock: held by who writes labels or begins a training; reentrant.
         models: what the new model is compared with, and published to.
         bundle_root: the bundle.
         overrides: of keys of train.json, for all runs.
@@ -168,12 +168,15 @@ class LabelTraining:
             InputError: options that cannot be, another device, too few labels, or another training goes on.
             RuntimeError: training failed or was stopped.
         """
-        last = self.status()
-        if last and last.state == RUNNING:
-            raise InputError(f"training {last.run} is still running, expected one at a time")
-        began, run = time.monotonic(), self.folder / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        result: dict[str, Any] = {"run": run.name, "status": FAILED}
-        with training_runs.owned(run):
+        with ExitStack() as running:
+            with self.lock:  # nobody else begins in between
+                last = self.status()
+                if last and last.state == RUNNING:
+                    raise InputError(f"training {last.run} is still running, expected one at a time")
+                run = self.folder / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+                running.enter_context(training_runs.owned(run))
+            began = time.monotonic()
+            result: dict[str, Any] = {"run": run.name, "status": FAILED}
             try:
                 options = asked if isinstance(asked, Options) else Options.of(asked)
                 result["options"] = asdict(options)

@@ -173,6 +173,26 @@ class Library:
             if source == "user" or self.key_phase_source(case) != "user":
                 self._cases.update(case, ed=ed, es=es, key_phase_source=source)
 
+    def choose_key_phase(self, image_id: str, key: str) -> dict[str, int]:
+        """Make a phase "ED" or "ES", as a person says; where it was the other of them, the two change places.
+
+        Returns:
+            "ED" and "ES" to their phases, from 0.
+
+        Raises:
+            InputError: it is a cine's only phase.
+        """
+        with self._lock:
+            entry = self.entry(image_id)
+            phases = {each.key: each.phase for each in self.phases_of(entry.case) if each.key}
+            if not phases:
+                raise InputError(f"{entry.id} is a cine's only phase: that is neither ED nor ES")
+            if entry.key:
+                phases[entry.key] = phases[key]
+            phases[key] = entry.phase
+            self.set_key_phases(entry.case, phases["ED"], phases["ES"], "user")
+        return phases
+
     def listed(self, image_id: str) -> Listed:
         """Return the cine of an image as it is listed."""
         return self._listed[self.entry(image_id).case]
@@ -235,10 +255,8 @@ class Library:
     def grid(self, image_id: str) -> Frame:
         """Return a phase by its grid; of DICOM images that is known without their voxels, which are 0 then."""
         entry, stack = self.entry(image_id), self.listed(image_id).stack
-        if stack is None:
-            return replace(self.cine(entry.case).frame(entry.phase), path=Path(entry.id))
-        shape = (*stack.header.size, len(stack.grid.planes))
-        return Frame(Path(entry.id), np.broadcast_to(np.int16(0), shape), stack.grid.affine)
+        cine = stack.outline() if stack else self.cine(entry.case)
+        return replace(cine.frame(entry.phase), path=Path(entry.id))
 
     def image_path(self, image_id: str) -> Path:
         """Return a phase as a NIfTI file with the cine's voxels and affine, written when it is first asked for."""

@@ -13,6 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from cardiac_cine.cine import Cine
 from cardiac_cine.cine_files import NIFTI_SUFFIXES, case_name
+from cardiac_cine.datasets import acdc
 from cardiac_cine.datasets.dicom_cine import Stack
 from cardiac_cine.errors import InputError
 from cardiac_cine.fingerprints import content_sha256
@@ -20,8 +21,6 @@ from cardiac_cine.studies import Study, find_studies
 
 # What tells the files of one patient apart.
 _PHASE_SUFFIX = re.compile(r"(_(frame|phase)\d+|_4d|_ed|_es)$", re.IGNORECASE)
-# ACDC's word on the pathology, beside a patient's images.
-_GROUP = re.compile(r"^Group:\s*(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +99,11 @@ def from_stack(stack: Stack, read: Callable[[], Cine] | None = None) -> Listed:
 
 
 def _from_file(study: Study, patient: str, root: Path) -> Listed:
-    info = study.source.parent / "Info.cfg"
-    group = _GROUP.search(info.read_text(errors="replace")) if info.is_file() else None
     return Listed(
         identity=study.source.relative_to(root).as_posix(),
         name=study.name,
         patient=patient,
-        group=group[1] if group else "",
+        group=acdc.group_of(study.source.parent),
         phases=_phases(study.source),
         version=_version(study.files),
         read=study.read,

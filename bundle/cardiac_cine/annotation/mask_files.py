@@ -1,4 +1,4 @@
-"""Masks as viewers save them: any format that SimpleITK reads, in the axes and with the label values of the viewer.
+"""Masks from and for viewers. They come in any format that SimpleITK reads, with the viewer's axes and label values.
 
 3D Slicer writes segments as 1, 2, 3 in the order of its list, whatever they are, and in a .seg.nrrd several layers
 that may overlap, each segment's layer, value and name in the header (Slicer's documentation, "Segmentation file
@@ -22,11 +22,11 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from cardiac_cine import geometry
+from cardiac_cine.annotation.label_store import write_volume
 from cardiac_cine.errors import InputError
 from cardiac_cine.images import Frame, check_pair
 from cardiac_cine.labels import STRUCTURES
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _IDS = {name.lower(): structure.id for structure in STRUCTURES for name in (structure.key, structure.name)}
 # Before a NIfTI file's voxels; viewers write some hundred bytes. And of a voxel, of the largest type there is.
 _HEADER_BYTES, _VOXEL_BYTES = 1 << 16, 16
@@ -89,6 +89,30 @@ def read_mask(path: Path, image: Frame, segments: Sequence[Mapping[str, Any]] = 
     return mask
 
 
+def write_for_viewer(mask: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """Write a mask in the form that the file's name says: .nrrd, .nii or .nii.gz.
+
+    A NRRD file is not compressed and has its voxels in the order of the image's, x fastest: OHIF takes them as they
+    are, without a look at the geometry.
+
+    Args:
+        mask: label ids, (x, y, z).
+        affine: 4 x 4 voxel to world, mm, NIfTI's axes.
+        path: the file.
+    """
+    mask = mask.astype(np.uint8)
+    if path.suffix != ".nrrd":
+        write_volume(mask, affine, path)
+        return
+    lps = geometry.RAS_LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(mask.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    sitk.WriteImage(image, str(path), useCompression=False)
+
+
 def _meanings(segments: Sequence[Mapping[str, Any]], layers: np.ndarray) -> list[Segment]:
     ids = [Segment(structure.key, structure.id) for structure in STRUCTURES]
     if not segments:
@@ -127,13 +151,12 @@ def _read(path: Path, expected: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
             raise
         raise InputError(f"{kind} ({str(error).strip().splitlines()[-1][:200]})".replace(str(path), "it")) from None
     array = sitk.GetArrayFromImage(volume)
-    array = np.moveaxis(array, -1, 0).T if volume.GetNumberOfComponentsPerPixel() > 1 else array.T[..., None]
-    if volume.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 3)
+    # (z, y, x), and (z, y, x, layer) of several.
+    array = array.swapaxes(0, 2) if volume.GetNumberOfComponentsPerPixel() > 1 else array.T[..., None]
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(volume.GetDirection(), (3, 3)) * volume.GetSpacing()
     affine[:3, 3] = volume.GetOrigin()
-    return array, _LPS_TO_RAS @ affine, _header_segments(volume)
+    return array, geometry.RAS_LPS @ affine, _header_segments(volume)
 
 
 def _nifti(path: Path, expected: Sequence[int]) -> nib.Nifti1Image:

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,9 +18,8 @@ from typing import Any
 
 from cardiac_cine.annotation.records import durable
 from cardiac_cine.errors import InputError
-from cardiac_cine.files import plain
+from cardiac_cine.files import plain, sha256
 from cardiac_cine.segmenter import Segmenter
-from cardiac_cine.weights import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +33,14 @@ class Version:
         created: when it was published, ISO 8601 in UTC; "" for the bundle's own.
         parent: the hash of what was live before it, "" for the bundle's own.
         metrics: what it was judged by.
-        trained_on: the images, or whatever else its publisher says.
+        trained_on: the patients whose labels it has seen; none where unknown.
     """
 
     sha256: str
     created: str = ""
     parent: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    trained_on: Any = ()
+    trained_on: Sequence[str] = ()
 
 
 class ModelVersions:
@@ -105,7 +104,7 @@ class ModelVersions:
                 logger.info("live model %s", sha[:12])
             return self._loaded
 
-    def publish(self, path: Path, metrics: Mapping[str, Any], trained_on: Any = ()) -> Version:
+    def publish(self, path: Path, metrics: Mapping[str, Any], trained_on: Sequence[str] = ()) -> Version:
         """Make weights live; the version before is kept.
 
         Args:

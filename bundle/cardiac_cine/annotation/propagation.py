@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.registration import optical_flow_tvl1
 
+from cardiac_cine.geometry import with_margin
 from cardiac_cine.labels import BACKGROUND, NUM_CLASSES, check_mask
 from cardiac_cine.postprocess import repair
 
@@ -93,10 +94,12 @@ def carry(
     changed = corrected != automatic[0]
     touched = np.flatnonzero(changed.any(axis=(0, 1)))
     for z in touched:
-        window = _window(changed[..., z] | (corrected[..., z] > 0) | (result[..., z] > 0), spacing_mm)
-        here, there = (_scaled(image[(*window, z)]) for image in images)
-        labels, region = _moved(here, there, corrected[(*window, z)], changed[(*window, z)])
-        result[(*window, z)] = np.where(region, labels, result[(*window, z)])
+        marked = changed[..., z] | (corrected[..., z] > 0) | (result[..., z] > 0)
+        x, y = (with_margin(marked.any(axis=1 - axis), round(_MARGIN_MM / spacing_mm[axis])) for axis in (0, 1))
+        window = (x, y, z)
+        here, there = (_scaled(image[window]) for image in images)
+        labels, region = _moved(here, there, corrected[window], changed[window])
+        result[window] = np.where(region, labels, result[window])
     if len(touched):
         repaired = repair(result, spacing_mm)
         result[..., touched] = repaired[..., touched]
@@ -153,12 +156,3 @@ def _moved(
 def _scaled(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(image, (0.5, 99.5))
     return ((image.astype(np.float32) - low) / max(high - low, 1e-6)).clip(0, 1)
-
-
-def _window(marked: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
-    x, y = ndimage.find_objects(marked.astype(np.uint8))[0]
-    margin_x, margin_y = (round(_MARGIN_MM / spacing_mm[axis]) for axis in (0, 1))
-    return (
-        slice(max(0, x.start - margin_x), x.stop + margin_x),
-        slice(max(0, y.start - margin_y), y.stop + margin_y),
-    )

@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from cardiac_cine.annotation.answers import phase_of
 from cardiac_cine.annotation.library import Library
 from cardiac_cine.annotation.phase_images import Entry
 from cardiac_cine.annotation.propagation import carry_on, completed
@@ -41,7 +40,7 @@ def propose_neighbours(
 
     @lru_cache
     def segment(phase: int) -> np.ndarray:
-        return segmenter.segment_cine(phase_of(cine, phase))[..., 0]
+        return segmenter.segment_cine(cine.single_phase(phase))[..., 0]
 
     entries, to = library.phases_of(entry.case), list[str]()
     stops = [each.phase for each in entries if library.by_hand(each.id)]

@@ -54,6 +54,13 @@ class Scores:
             return {}
         return {key: record for key, record in self._read[1].items() if model in (None, record.get("model"))}
 
+    def of_network(self, model: str) -> dict[str, Record]:
+        """Return image to record; what another network scored keeps its descriptor alone, which holds for any."""
+        return {
+            key: record if record.get("model") == model else {"descriptor": record.get("descriptor")}
+            for key, record in self.all().items()
+        }
+
     def shown(self, image_id: str, model: str) -> Record:
         """Return what clients are shown of an image's record; ``current``: it is this network's."""
         record = self.all().get(image_id, {})

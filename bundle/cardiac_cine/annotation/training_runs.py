@@ -4,7 +4,6 @@ import ctypes
 import fcntl
 import json
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -17,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from cardiac_cine.agreement import dice
 from cardiac_cine.cases import Case
 from cardiac_cine.files import write_json
 from cardiac_cine.images import read_frame, read_label
 from cardiac_cine.labels import STRUCTURE_IDS
 from cardiac_cine.segmenter import Segmenter
+from cardiac_cine.statistics import summarise
 
 logger = logging.getLogger(__name__)
 
@@ -146,18 +147,13 @@ def dice_by_structure(segmenter: Segmenter, cases: Iterable[Case]) -> np.ndarray
     found = []
     for case in cases:
         predicted, label = segmenter.segment(read_frame(case.image)), read_label(case.label).array
-        pairs = [(predicted == structure, label == structure) for structure in STRUCTURE_IDS]
-        sizes = [ours.sum() + theirs.sum() for ours, theirs in pairs]
-        common = [(ours & theirs).sum() for ours, theirs in pairs]
-        found.append([2 * both / size if size else math.nan for both, size in zip(common, sizes, strict=True)])
+        found.append([dice(predicted == structure, label == structure) for structure in STRUCTURE_IDS])
     return np.array(found).reshape(-1, len(STRUCTURE_IDS))
 
 
 def mean_dice(segmenter: Segmenter, cases: Iterable[Case]) -> float:
     """Return the mean over the cases of the mean Dice over the structures that either mask has; NaN without any."""
-    dice = dice_by_structure(segmenter, cases)
-    means = [np.nanmean(row) for row in dice if not np.isnan(row).all()]
-    return float(np.mean(means)) if means else math.nan
+    return summarise([summarise(row).mean for row in dice_by_structure(segmenter, cases).tolist()]).mean
 
 
 def end_with_parent() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from cardiac_cine.annotation import assignments
 from cardiac_cine.annotation.assignments import Assignments
 from cardiac_cine.annotation.library import FINAL, Library
-from cardiac_cine.annotation.sampling import CRITERIA, Pool, Sample, choose
+from cardiac_cine.annotation.sampling import CRITERIA, Pool, Ranks, Sample, choose
 from cardiac_cine.annotation.scores import Scores
 
 
@@ -67,14 +67,12 @@ class Worklist:
                 return {"id": hold.image, "reason": "You hold this sample already.", "score": None}
         offered = unlabelled.difference(book.skipped.get(client, ()))
         begun = {*labelled, *(hold.image for hold in book.held.values())}
-        live = self._scores.all(model)
         samples = [Sample(entry.id, entry.patient, entry.group, entry.key) for entry in entries.values()]
         pool = Pool(
             samples,
             left=[each for each in samples if each.id in offered and entries[each.id].case not in book.held],
             begun=[each for each in samples if each.id in begun],
-            # Descriptors hold whatever the network.
-            records={key: live.get(key, {"descriptor": r.get("descriptor")}) for key, r in self._scores.all().items()},
+            records=self._scores.of_network(model),
         )
         if not pool.left:
             return {}
@@ -83,8 +81,14 @@ class Worklist:
         ranks = CRITERIA[criterion].rank(pool)
         best = choose(pool, ranks, last=last, seed=seed)
         book.take(client, entries[best.id].case, best.id)
-        if best.id in ranks:
-            value = ranks[best.id][0]
-            return {"id": best.id, "reason": CRITERIA[criterion].reason(value), "score": value}
-        reason = f"The patient has {sum(e.patient == best.patient for e in pool.begun)} phases labelled or in work."
-        return {"id": best.id, "reason": "No score yet; by chance. " * (criterion != "random") + reason, "score": None}
+        return {"id": best.id, **_why(best, criterion, ranks, pool)}
+
+
+def _why(chosen: Sample, criterion: str, ranks: Ranks, pool: Pool) -> dict[str, Any]:
+    """Return ``reason`` and ``score`` of a sample."""
+    if chosen.id in ranks:
+        score = ranks[chosen.id][0]
+        return {"reason": CRITERIA[criterion].reason(score), "score": score}
+    begun = sum(sample.patient == chosen.patient for sample in pool.begun)
+    chance = "" if criterion == "random" else "No score yet; by chance. "
+    return {"reason": f"{chance}The patient has {begun} phases labelled or in work.", "score": None}

@@ -34,6 +34,7 @@ SAME_SCAN = {"patient076": "patient074"}
 TUTORIAL_SPLIT = "tutorial"
 # Trains on all who may train and validates on those who may not; without any of those there is no such split.
 ALL_SPLIT = "all"
+_GROUP = re.compile(r"^Group:\s*(\S+)", re.MULTILINE)
 
 
 def is_acdc(root: Path) -> bool:
@@ -96,6 +97,13 @@ def assign_folds(patients: Sequence[str]) -> dict[str, int]:
         return int(digits.group()) if digits else place
 
     return {patient: number(patient, place) % NUM_FOLDS for place, patient in enumerate(patients, start=1)}
+
+
+def group_of(folder: Path) -> str:
+    """Return the pathology group that a patient's ``Info.cfg`` names, "" where there is none."""
+    path = folder / "Info.cfg"
+    found = _GROUP.search(path.read_text(errors="replace")) if path.is_file() else None
+    return found[1] if found else ""
 
 
 def _training_dir(root: Path) -> Path:

@@ -101,17 +101,21 @@ class Stack:
         if problems:
             more = [f"... and {len(problems) - _LISTED} more files"] if len(problems) > _LISTED else []
             raise InputError(problems[:_LISTED] + more)
-        header = self.header
+        return replace(self.outline(), array=array)
+
+    def outline(self) -> Cine:
+        """Return the cine as :meth:`read` does, but with voxels that are all 0, and without opening a file."""
+        header, planes = self.header, self.grid.planes
         return Cine(
             name=self.name,
             source=self.source,
-            array=array,
+            array=np.broadcast_to(np.int16(0), (*header.size, len(planes), len(planes[0]))),
             affine=self.grid.affine,
             times_ms=self.grid.times_ms,
             rr_ms=self.grid.rr_ms,
             patient=header.patient,
             about=_about(header),
-            instances=tuple(tuple(map(_instance, row)) for row in self.grid.planes),
+            instances=tuple(tuple(map(_instance, row)) for row in planes),
             remarks=self.grid.remarks,
         )
 

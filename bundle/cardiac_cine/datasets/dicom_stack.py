@@ -13,6 +13,7 @@ import numpy as np
 
 from cardiac_cine.datasets.dicom_headers import Plane
 from cardiac_cine.errors import InputError
+from cardiac_cine.geometry import RAS_LPS
 from cardiac_cine.stacks import CYCLE_MS, MAX_LEAN_PIXELS
 
 # Origins closer than this along the normal are one slice; slices of a cine lie at least 4 mm apart.
@@ -26,7 +27,6 @@ NOTED_LEAN_MM = 0.1
 ORTHONORMAL = 1e-3
 # A step between phases this much longer than usual is where a phase may be missing.
 LONG_STEP = 1.5
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # What may tell phases apart, the best first, with how it is called.
 _PHASE_KEYS: tuple[tuple[str, Callable[[Plane], float]], ...] = (
@@ -234,7 +234,7 @@ def _affine(ordered: Sequence[Sequence[Plane]]) -> np.ndarray:
     affine[:3, 1] = np.array(first.orientation[3:]) * first.spacing[0]
     affine[:3, 2] = normal(first) * step
     affine[:3, 3] = first.position
-    return _RAS_FROM_LPS @ affine
+    return RAS_LPS @ affine
 
 
 def _in_time(

@@ -11,9 +11,9 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cardiac_cine.errors import InputError
+from cardiac_cine.geometry import RAS_LPS
 
 VENDORS = {"SIEMENS": "SIEMENS", "GE": "GE MEDICAL SYSTEMS", "PHILIPS": "Philips Medical Systems"}
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Series:
 
 def plane(affine: np.ndarray, z: int = 0) -> tuple[list[str], list[str], list[str], str]:
     """Return ImagePositionPatient, ImageOrientationPatient and PixelSpacing of a slice, and the slices' distance."""
-    lps = _LPS_FROM_RAS @ affine
+    lps = RAS_LPS @ affine
     x, y, distance = np.linalg.norm(lps[:3, :3], axis=0)
     position = (lps @ [0, 0, z, 1])[:3]
     orientation = [*(lps[:3, 0] / x), *(lps[:3, 1] / y)]
