@@ -115,6 +115,26 @@ def test_scaled_voxels_are_scaled(voxels, tmp_path):
     np.testing.assert_allclose(cine.array, np.asanyarray(nib.load(tmp_path / "a.nii").dataobj), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("scales", "remark"),
+    [
+        ((1.5, 1.4, 10), "sform has a spacing of 1.5 x 1.4 x 10 mm, its pixdim one of 1.5 x 1.4 x 8 mm; pixdim and"),
+        ((1, 1, 1), ""),  # as ACDC's: no spacing, so nothing is contradicted
+        ((math.nan, 1.4, 8), ""),
+    ],
+)
+def test_an_sform_that_contradicts_pixdim_is_remarked_on(voxels, tmp_path, scales, remark):
+    path = write_nifti(voxels, tmp_path / "a.nii")
+    image = nib.load(path)
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = np.diag([*scales, 1])[:3]
+    image.header["sform_code"] = 1
+    raw = path.read_bytes()
+    path.write_bytes(image.header.binaryblock + raw[len(image.header.binaryblock) :])
+    cine = read_cine(path)
+    assert cine.spacing_mm == pytest.approx((1.5, 1.4, 8))  # as ITK and MONAI read it
+    assert len(cine.remarks) == bool(remark) and all(remark in found for found in cine.remarks)
+
+
 def test_acdc_cine_has_its_spacing(acdc_dir):
     cine = read_cine(acdc_dir / "training" / "patient090" / "patient090_4d.nii.gz")
     assert cine.array.shape == (154, 224, 7, 12) and cine.times_ms is None

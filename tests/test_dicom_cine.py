@@ -169,6 +169,10 @@ def test_age_strings(tmp_path, age, years):
         ({"NominalInterval": 500}, 800, "give a cycle shorter than the phases span; 800 ms"),
         ({"NominalInterval": 2500}, 2500, None),
         ({"NominalInterval": 2600}, 800, "do not give the length of the cycle; 800 ms"),
+        # What makes no heartbeat does not keep the next source from being asked.
+        ({"NominalInterval": 1, "HeartRate": 60}, 1000, None),
+        ({"NominalInterval": 2600, "HeartRate": 60}, 1000, None),
+        ({"NominalInterval": 0, "HeartRate": 600}, 800, "do not give the length of the cycle; 800 ms"),
     ],
 )
 def test_length_of_the_cycle(tmp_path, attributes, rr_ms, remark):
@@ -216,6 +220,16 @@ def test_times_are_means_over_slices_of_another_heart_rate(tmp_path):
     cine = only(scan(tmp_path)).read()
     assert np.array_equal(cine.array, ARRAY)
     assert cine.times_ms == pytest.approx([0, 202, 404, 606])
+    assert not any("heart rate" in remark for remark in cine.remarks)
+
+
+def test_slices_whose_times_count_from_other_moments_are_each_counted_from_their_first_phase(tmp_path):
+    # Each slice's times go on where the ones of the slice before ended.
+    add(tmp_path, series=replace(CINE, times_ms=TIMES + 1000 * np.arange(5)[:, None]))
+    cine = only(scan(tmp_path)).read()
+    assert np.array_equal(cine.array, ARRAY)
+    assert cine.times_ms == pytest.approx(TIMES)
+    assert any("first phases are up to 4000 ms apart" in remark for remark in cine.remarks)
     assert not any("heart rate" in remark for remark in cine.remarks)
 
 

@@ -285,6 +285,17 @@ def test_ejections():
     assert numbers[3] == pytest.approx((0, 90, NAN, 120, 60, 50), nan_ok=True)
 
 
+def test_a_cavity_that_a_mask_lacks_at_end_systole_has_no_ejection_fraction():
+    frames = [
+        with_volumes("p1_ED", lv=(120.0, 100.0), rv=(150.0, 160.0)),
+        with_volumes("p1_ES", lv=(0.0, 50.0), rv=(75.0, 0.0)),
+    ]
+    lv, rv = ejections(frames)
+    assert (lv.esv_ml, lv.ef_percent, lv.reference_ef_percent) == pytest.approx((0, NAN, 50), nan_ok=True)
+    assert (rv.ef_percent, rv.reference_ef_percent) == pytest.approx((50, NAN), nan_ok=True)
+    assert ejection_agreement([lv, rv], "lv", "ef_percent").n == 0
+
+
 def test_agreement_of_ejection_fractions_and_volumes():
     found = ejections(three_patients())
     lv_ef = ejection_agreement(found, "lv", "ef_percent")  # differences 10 and 0

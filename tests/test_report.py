@@ -27,12 +27,16 @@ def names(folder: Path) -> list[str]:
 
 
 def whole_evaluation():
-    """Three patients, the second without an RV at ED, the third without an ES; slices fail in two frames."""
+    """Three patients, the first without an RV and with an LV elsewhere at ES, the second without an RV at ED, the third
+    without an ES; slices fail in two frames.
+    """
     hole = SliceFinding(1, 0.5, ("hole in the LV cavity", "LV cavity not round"), reference_too=True)
     beyond = SliceFinding(3, NAN, ("LV cavity touching the background",), reference_too=False)
     results = three_patients()
     results[0] = replace(results[0], degenerated=(hole, beyond), degenerated_naive=3, reference_degenerated=1)
-    results[3] = replace(results[3], agreements=two_frames()[1].agreements, degenerated=(hole,), degenerated_naive=1)
+    rv, myo, lv = two_frames()[1].agreements
+    elsewhere = (rv, myo, replace(lv, volume_ml=12.0))
+    results[3] = replace(results[3], agreements=elsewhere, degenerated=(hole,), degenerated_naive=1)
     return results
 
 
@@ -47,7 +51,7 @@ def test_files(tmp_path):
         "patients.csv",
         "slices.csv",
     ]
-    # The RV has an ejection fraction in one patient only, and no limits of agreement to draw.
+    # The RV has an ejection fraction in no patient, and no limits of agreement to draw.
     assert imread(tmp_path / "new" / "out" / "lv_ef.png").shape[:2] == (462, 1100)
 
 
@@ -70,7 +74,7 @@ def test_json_is_strict_and_holds_everything(tmp_path):
     assert found["degenerated_slices"]["beyond"] == 1
     assert found["agreement"]["rv"]["ef_percent"]["r"] is None
     assert len(found["patients"]) == 4
-    assert found["patients"][1]["patient"] == "p1" and found["patients"][1]["ef_percent"] == 100.0
+    assert found["patients"][1]["patient"] == "p1" and found["patients"][1]["ef_percent"] is None
 
 
 def test_frames_csv_has_a_row_per_frame_and_structure_worst_first(tmp_path):
@@ -150,14 +154,14 @@ def test_markdown(tmp_path):
     assert lines[:4] == ["# Evaluation", "", "- weights: model.pt", "- split: tutorial"]
     assert "Mean Dice over the table's cells: **0.8125**" in lines
     assert summary_table(summary_cells(results)) in text
-    # The LV at ES was not found in p1: the ejection fractions 100 and 60 stand against 50 and 60, differences 50 and 0;
-    # those of EDV are 20 and -10, of ESV -50 and -4. Two differences have a standard deviation of their gap / sqrt(2).
+    # The LV of p1 has 12 mL at ES: the ejection fractions 90 and 60 stand against 50 and 60, differences 40 and 0;
+    # those of EDV are 20 and -10, of ESV -38 and -4. Two differences have a standard deviation of their gap / sqrt(2).
     start = lines.index("| Cavity | Quantity | patients | r | bias | limits of agreement | mean absolute difference |")
     ef, edv, esv = lines[start + 2 : start + 5]
-    assert ef == "| LV | EF (%) | 2 | -1.000 | +25.00 | -44.3 to +94.3 | 25.00 |"
+    assert ef == "| LV | EF (%) | 2 | -1.000 | +20.00 | -35.4 to +75.4 | 20.00 |"
     assert edv == "| LV | EDV (mL) | 2 | -1.000 | +5.00 | -36.6 to +46.6 | 15.00 |"
-    assert esv == "| LV | ESV (mL) | 2 | -1.000 | -27.00 | -90.8 to +36.8 | 27.00 |"
-    assert lines[start + 5] == "| RV | EF (%) | 1 | undefined | +0.00 | undefined to undefined | 0.00 |"
+    assert esv == "| LV | ESV (mL) | 2 | -1.000 | -21.00 | -68.1 to +26.1 | 21.00 |"
+    assert lines[start + 5] == "| RV | EF (%) | 0 | undefined | undefined | undefined to undefined | undefined |"
     assert "![LV EF](lv_ef.png)" in lines and "![RV EF](rv_ef.png)" not in lines
     assert (
         "3 slices in 2 of 5 frames fail the calibrated criteria, 1 of them beyond the reference's base or apex; "

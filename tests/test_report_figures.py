@@ -57,6 +57,13 @@ def test_names_of_curves_that_end_together_are_moved_apart(as_text):
     assert rv - lv > 9
 
 
+def test_a_curve_ends_where_it_is_last_known_and_one_that_is_not_known_is_not_there(as_text):
+    known, cut = (volume_curves([0, 40, 80], [120, 60, 110], rv, {}, "phase") for rv in ([130, 70, 70], [130, 70, NAN]))
+    assert [text for text in texts(cut) if text[0] == "RV"] == [text for text in texts(known) if text[0] == "RV"]
+    lv_alone = volume_curves([0, 40, 80], [120, 60, 110], [NAN] * 3, {}, "phase")
+    assert [text for text, _, _ in texts(lv_alone) if text in ("LV", "RV")] == ["LV"]
+
+
 def test_segments_lie_where_the_aha_puts_them(as_text):
     svg = bulls_eye(range(101, 117), "T", "mm", 0, (0, 50))
     places = {int(text): (x, y) for text, x, y in texts(svg) if text.isdigit() and int(text) > 100}

@@ -42,6 +42,8 @@ def test_the_other_way_round_the_bias_changes_sign():
         ([50, 60], [55, 55], (2, NAN, 0, math.sqrt(50), -1.96 * math.sqrt(50), 1.96 * math.sqrt(50), 5)),
         # The mean of three times 0.1 is not 0.1 in floating point.
         ([0.1, 0.1, 0.1], [0.1, 0.2, 0.3], (3, NAN, -0.1, 0.1, -0.296, 0.096, 0.1)),
+        # The same value from two files, equal but for rounding.
+        ([50, 50 + 1e-13], [40, 60], (2, NAN, 0, math.sqrt(200), -1.96 * math.sqrt(200), 1.96 * math.sqrt(200), 10)),
         ([5, 6], [5, 6], (2, 1, 0, 0, 0, 0, 0)),
     ],
 )

@@ -10,8 +10,10 @@ import pytest
 from browser import Page, check_accessible, open_page
 from PIL import Image
 
+from cardiac_cine import report_figures
 from cardiac_cine.cine import Cine, Patient
 from cardiac_cine.datasets.phantom import PhantomSpec, render
+from cardiac_cine.labels import RV
 from cardiac_cine.measurements import measure
 from cardiac_cine.quality import Flag
 from cardiac_cine.study_report import write_report
@@ -32,13 +34,13 @@ def report(phantom, tmp_path_factory):
     """Writes a report of the phantom, with changes to its cine where some are given, and returns its path."""
 
     def write(
-        *, phases: int = 8, empty: bool = False, flags=(), uncertainty=None, timed: bool = True, **changes
+        *, phases: int = 8, empty: bool = False, mask=None, flags=(), uncertainty=None, timed: bool = True, **changes
     ) -> Path:
         times = tuple(RR_MS / 8 * index for index in range(phases)) if timed else None
         fields = {"patient": PATIENT, "rr_ms": RR_MS if timed else math.nan, "times_ms": times} | changes
         fields.setdefault("affine", phantom.affine)
         cine = Cine("study01", Path("/scans/study01"), phantom.image[..., :phases], **fields)
-        masks = phantom.mask[..., :phases] * (not empty)
+        masks = (phantom.mask if mask is None else mask)[..., :phases] * (not empty)
         found = measure(masks, cine.affine, times_ms=cine.times_ms, rr_ms=cine.rr_ms, patient=cine.patient)
         path = tmp_path_factory.mktemp("report") / "report.html"
         write_report(cine, masks, found, flags, SOFTWARE, path, uncertainty=uncertainty, created=NOON)
@@ -178,6 +180,16 @@ def test_empty_masks_give_dashes_and_pictures(report):
     assert "Left ventricular ejection fraction \N{EN DASH} Not measured: no LV cavity" in page.text
     assert "Phase not identified (phase 1 of 8, 0 ms)" in page.text
     assert any(label.endswith("no outline") for label in page.attributes("aria-label"))
+
+
+def test_phases_without_a_ventricle_are_gaps_in_its_curve(report, phantom, monkeypatch):
+    drawn = []
+    draw = report_figures.volume_curves
+    monkeypatch.setattr(report_figures, "volume_curves", lambda *curves: drawn.append(curves[1:3]) or draw(*curves))
+    report(mask=np.where((phantom.mask == RV) & (np.arange(8) == 3), 0, phantom.mask))
+    (lv_ml, rv_ml) = drawn[0]
+    assert np.flatnonzero(np.isnan(rv_ml)).tolist() == [3] and min(np.delete(rv_ml, 3)) > 0
+    assert min(lv_ml) > 0
 
 
 def test_agreement_of_variants_is_told_where_known(report, plain):

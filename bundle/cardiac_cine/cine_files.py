@@ -54,7 +54,7 @@ def read_cine(path: Path) -> Cine:
     if not is_image_file(path):
         raise InputError(f"{path}: not named as an image file, {_EXPECTED}")
     read = read_nifti if path.name.lower().endswith(NIFTI_SUFFIXES) else _read_itk
-    array, affine, step_ms = read(path)
+    array, affine, step_ms, remarks = read(path)
     phases = array.shape[3]
     known = math.isfinite(step_ms)
     return Cine(
@@ -65,6 +65,7 @@ def read_cine(path: Path) -> Cine:
         times_ms=tuple(step_ms * phase for phase in range(phases)) if known else None,
         rr_ms=step_ms * phases if known else math.nan,
         about={CYCLE: _cycle_note(phases, step_ms)} if known else {},
+        remarks=remarks,
     )
 
 
@@ -75,8 +76,8 @@ def _cycle_note(phases: int, step_ms: float) -> str:
     )
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """Read voxels (x, y, z, t), affine and no time: the formats name no unit for it."""
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, float, tuple[str, ...]]:
+    """Read voxels (x, y, z, t), affine and no time, for which the formats name no unit; there is nothing to remark."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -106,7 +107,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
         raise InputError([f"{path}: {problem}" for problem in problems])
     for phase in range(array.shape[3]):
         check_voxels(array[..., phase], path, f"phase {phase + 1}: " if array.shape[3] > 1 else "")
-    return array, affine, math.nan
+    return array, affine, math.nan, ()
 
 
 def _kind_problem(dimension: int, components: int) -> str:

@@ -263,7 +263,10 @@ class PatientEjection:
 
 
 def ejections(results: Sequence[FrameResult]) -> list[PatientEjection]:
-    """Return volumes and ejection fraction of both cavities for every patient who has an ED and an ES frame."""
+    """Return volumes and ejection fraction of both cavities for every patient who has an ED and an ES frame.
+
+    A cavity that a mask lacks has 0 mL there and, as in the measurements of a cine, no ejection fraction: NaN.
+    """
     frames = {(result.patient, result.phase): result for result in results}
     found = []
     for patient in dict.fromkeys(result.patient for result in results):
@@ -280,13 +283,17 @@ def ejections(results: Sequence[FrameResult]) -> list[PatientEjection]:
                     cavity=cavity,
                     edv_ml=ed.volume_ml,
                     esv_ml=es.volume_ml,
-                    ef_percent=ef_percent(ed.volume_ml, es.volume_ml),
+                    ef_percent=_ef_percent(ed.volume_ml, es.volume_ml),
                     reference_edv_ml=ed.reference_volume_ml,
                     reference_esv_ml=es.reference_volume_ml,
-                    reference_ef_percent=ef_percent(ed.reference_volume_ml, es.reference_volume_ml),
+                    reference_ef_percent=_ef_percent(ed.reference_volume_ml, es.reference_volume_ml),
                 )
             )
     return found
+
+
+def _ef_percent(edv_ml: float, esv_ml: float) -> float:
+    return ef_percent(edv_ml, esv_ml) if esv_ml > 0 else math.nan
 
 
 def ejection_agreement(patients: Sequence[PatientEjection], cavity: str, quantity: str) -> MethodAgreement:

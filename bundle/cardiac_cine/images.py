@@ -147,29 +147,30 @@ def read_frame(path: Path) -> Frame:
             not 3D, has a single slice or an absurd size, spacing or affine; voxels are NaN, infinite, all the same or a
             mask's.
     """
-    image, affine = _open_checked(path, (3,), EXPECTED)
+    image, affine, _ = _open_checked(path, (3,), EXPECTED)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
         array = _voxels(image, path).astype(np.float32)
     check_voxels(array, path)
     return Frame(path, array, affine)
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, float, tuple[str, ...]]:
     """Read and check a NIfTI cine or frame.
 
     Returns:
         Voxels (x, y, z, t), one phase for a 3D file, in the file's own type where it stores no scaling and as float32
-        otherwise; 4 x 4 affine in mm; time between phases in ms, NaN where the file does not say.
+        otherwise; 4 x 4 affine in mm; time between phases in ms, NaN where the file does not say; a remark where the
+        file gives two spacings.
 
     Raises:
         InputError: as :func:`read_frame`, for a 3D or 4D file; every phase is checked.
     """
-    image, affine = _open_checked(path, (3, 4), EXPECTED_CINE)
+    image, affine, remarks = _open_checked(path, (3, 4), EXPECTED_CINE)
     array = _voxels(image, path)
     array = array[..., None] if array.ndim == 3 else array
     for phase in range(array.shape[3]):
         check_voxels(array[..., phase], path, f"phase {phase + 1}: " if array.shape[3] > 1 else "")
-    return array, affine, _time_step_ms(image)
+    return array, affine, _time_step_ms(image), remarks
 
 
 def read_label(path: Path) -> Frame:
@@ -181,7 +182,7 @@ def read_label(path: Path) -> Frame:
     Raises:
         InputError: as :func:`read_frame` for the file and its grid, or voxels that are no label id of 0 to 3.
     """
-    image, affine = _open_checked(path, (3,), EXPECTED)
+    image, affine, _ = _open_checked(path, (3,), EXPECTED)
     array = _voxels(image, path)
     ids = (BACKGROUND, *STRUCTURE_IDS)
     wrong = [value for value in np.unique(array).tolist() if value not in ids]
@@ -254,8 +255,10 @@ def nifti_image(array: np.ndarray, affine: np.ndarray, *, time_step_ms: float = 
     return image
 
 
-def _open_checked(path: Path, dimensions: tuple[int, ...], expected: str) -> tuple[nib.Nifti1Image, np.ndarray]:
-    """Open a file and check all but its voxels."""
+def _open_checked(
+    path: Path, dimensions: tuple[int, ...], expected: str
+) -> tuple[nib.Nifti1Image, np.ndarray, tuple[str, ...]]:
+    """Open a file and check all but its voxels; return it with its affine and remarks on that."""
     image = _open(path, expected)
     problems = _kind_problems(image, dimensions)
     if not problems:
@@ -264,11 +267,13 @@ def _open_checked(path: Path, dimensions: tuple[int, ...], expected: str) -> tup
             spacing = image.header_class.from_fileobj(stream, check=False)["pixdim"][1:4].astype(float)
         problems = grid_problems(image.shape, spacing)
     affine = np.eye(4)
+    remarks: tuple[str, ...] = ()
     if not problems:
+        remarks = _spacing_remarks(image)
         affine, problems = _true_affine(image)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])
-    return image, affine
+    return image, affine, remarks
 
 
 def _open(path: Path, expected: str) -> nib.Nifti1Image:
@@ -297,9 +302,23 @@ def _kind_problems(image: nib.Nifti1Image, dimensions: tuple[int, ...]) -> list[
     return []
 
 
+def _spacings(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return the spacing of pixdim and that of the affine, which differ where the affine is an sform of its own."""
+    return np.array(image.header.get_zooms()[:3]), np.linalg.norm(image.affine[:3, :3], axis=0)
+
+
+def _spacing_remarks(image: nib.Nifti1Image) -> tuple[str, ...]:
+    """Return a remark where an sform contradicts pixdim; one of unit scale, or that is no matrix, has no spacing."""
+    pixdim, sform = _spacings(image)
+    if np.allclose(pixdim, sform) or np.allclose(sform, 1) or not np.isfinite(sform).all():
+        return ()
+    stated, used = (" x ".join(f"{value:.6g}" for value in spacing) for spacing in (sform, pixdim))
+    return (f"The file's sform has a spacing of {stated} mm, its pixdim one of {used} mm; pixdim and qform are used.",)
+
+
 def _true_affine(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
     """Return the affine as ``LoadImaged`` repairs it: the qform, made from pixdim, where the sform has other scales."""
-    if not np.allclose(image.header.get_zooms()[:3], np.linalg.norm(image.affine[:3, :3], axis=0)):
+    if not np.allclose(*_spacings(image)):
         try:
             image.set_sform(image.get_qform())
         except ValueError as error:

@@ -213,7 +213,7 @@ def volumes_ml(mask: np.ndarray, spacing_mm: Sequence[float]) -> Volumes:
         spacing_mm: spacing along x, y, z in mm; along z from slice to slice, gap included.
 
     Returns:
-        Volumes in mL. A structure that is not in the mask has 0 mL, as measured; an ejection fraction from it is NaN.
+        Volumes in mL. A structure that is not in the mask has 0 mL, as measured; :func:`measure` takes it for unknown.
 
     Raises:
         ValueError: ``mask`` is not a 3D integer array of ids 0-3, or ``spacing_mm`` is not three positive numbers.

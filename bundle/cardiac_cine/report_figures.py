@@ -53,7 +53,7 @@ def volume_curves(
 
     Args:
         places: one per phase, where it lies on the x axis.
-        lv_ml: volume of the left ventricle in every phase; NaN leaves a gap.
+        lv_ml: volume of the left ventricle in every phase; NaN leaves a gap, and NaN throughout no curve.
         rv_ml: the same of the right ventricle.
         marks: names of phases to mark, to indices into these.
         xlabel: what ``places`` are, with the unit.
@@ -61,8 +61,10 @@ def volume_curves(
     figure = _figure(6.4, 3.3)
     axes = figure.subplots()
     top = np.nanmax([*lv_ml, *rv_ml, 1.0])
-    ends = _apart([lv_ml[-1], rv_ml[-1]], 0.09 * top)
+    ends = _apart([_last_known(lv_ml), _last_known(rv_ml)], 0.09 * top)
     for key, volumes, style, end in (("lv", lv_ml, "-o", ends[0]), ("rv", rv_ml, "--s", ends[1])):
+        if math.isnan(_last_known(volumes)):
+            continue
         colour = BY_KEY[key].on_paper
         axes.plot(places, volumes, style, color=colour, markersize=3.5, linewidth=1.8)
         axes.annotate(
@@ -205,6 +207,11 @@ def _segments() -> Iterator[tuple[float, float, float, float]]:
 def _place(radius: float, degrees: float) -> tuple[float, float]:
     angle = math.radians(degrees)
     return radius * math.cos(angle), radius * math.sin(angle)
+
+
+def _last_known(volumes: Sequence[float]) -> float:
+    """Return the last volume that is not NaN, NaN where there is none."""
+    return next((volume for volume in reversed(volumes) if not math.isnan(volume)), math.nan)
 
 
 def _apart(ends: Sequence[float], gap: float) -> tuple[float, ...]:

@@ -8,6 +8,8 @@ import numpy as np
 
 # Limits of agreement hold 95 % of normally distributed differences (Bland and Altman, Lancet 1986).
 LIMITS_SD = 1.96
+# Values that differ by less of their size are equal but for rounding, as one scan read from two formats.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ def method_agreement(values: Sequence[float], references: Sequence[float]) -> Me
     difference = pairs[0] - pairs[1]
     bias = float(difference.mean())
     sd = float(difference.std(ddof=1)) if n > 1 else math.nan
-    # The spread of equal values is exactly 0, which rounding makes no promise of for their standard deviation.
-    varies = bool((np.ptp(pairs, axis=1) > 0).all())
+    varies = bool((np.ptp(pairs, axis=1) > _ROUNDING * np.abs(pairs).max(axis=1)).all())
     return MethodAgreement(
         n=n,
         r=float(np.corrcoef(pairs)[0, 1]) if varies else math.nan,

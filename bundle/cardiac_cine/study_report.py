@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from cardiac_cine import animation, report_figures, study_table
 from cardiac_cine.cine import Cine
+from cardiac_cine.curves import missing_phases
 from cardiac_cine.labels import STRUCTURES, check_mask
 from cardiac_cine.measurements import Measurements, ef_category
 from cardiac_cine.montage import base_is_known, legend_line, montage, representative_slices
@@ -149,7 +150,12 @@ def _curves(measurements: Measurements) -> dict[str, Any]:
     xlabel = "phase" if times is None else "time after the R wave (ms)"
     ed, es = measurements.ed_frame, measurements.es_frame
     marks = {"ED": ed, "ES": es} if ed != es else {}
-    svg = report_figures.volume_curves(places, measurements.lv_volume_ml, measurements.rv_volume_ml, marks, xlabel)
+    # A mask without a cavity says nothing of its volume, least of all that the ventricle is empty.
+    lv_ml, rv_ml = (
+        np.where(missing_phases(curve), math.nan, curve).tolist()
+        for curve in (measurements.lv_volume_ml, measurements.rv_volume_ml)
+    )
+    svg = report_figures.volume_curves(places, lv_ml, rv_ml, marks, xlabel)
     alt = "; ".join(
         f"{side} volume {QUANTITIES[f'{key}_edv_ml'].text(getattr(measurements, f'{key}_edv_ml'))} at end-diastole, "
         f"{QUANTITIES[f'{key}_esv_ml'].text(getattr(measurements, f'{key}_esv_ml'))} at end-systole"

@@ -15,6 +15,7 @@ from pydicom.multival import MultiValue
 
 from cardiac_cine.cine import MS_PER_MINUTE, Patient
 from cardiac_cine.patients import LIMITS
+from cardiac_cine.stacks import CYCLE_MS
 
 Attributes = Mapping[str, Any]
 
@@ -113,13 +114,14 @@ def age_years(age: str, birth_date: str, study_date: str) -> float:
 
 
 def rr_ms(sources: Sequence[Attributes]) -> float:
-    """Return the length of the cycle, else what the heart rate amounts to, else NaN; 0 is a placeholder."""
-    for keyword in ("NominalInterval", "CardiacRRIntervalSpecified", "RRIntervalTimeNominal"):
-        interval = first_number(sources, keyword)
-        if interval > 0:
-            return interval
+    """Return the length of the cycle, else what the heart rate amounts to, else NaN.
+
+    A number that makes no heartbeat, 0 above all, is a placeholder, and the next source is asked.
+    """
+    keywords = ("NominalInterval", "CardiacRRIntervalSpecified", "RRIntervalTimeNominal")
     rate = first_number(sources, "HeartRate")
-    return MS_PER_MINUTE / rate if rate > 0 else math.nan
+    intervals = [*(first_number(sources, keyword) for keyword in keywords), MS_PER_MINUTE / rate if rate else math.nan]
+    return next((interval for interval in intervals if _within(interval, CYCLE_MS)), math.nan)
 
 
 def acquired_s(sources: Sequence[Attributes]) -> float:

@@ -250,6 +250,13 @@ def _in_time(
     times = np.array([[plane.trigger_ms for plane in take] for take in ordered])
     steps = np.diff(times.mean(axis=0))
     remarks = []
+    apart = np.ptp(times[:, 0])
+    if apart > np.median(steps):
+        times = times - times[:, :1]
+        remarks.append(
+            f"The slices' first phases are up to {apart:.0f} ms apart, so their times do not all count from an R wave; "
+            "those of each slice are counted from its first phase."
+        )
     if len(steps) > 1 and steps.max() > LONG_STEP * np.median(steps):
         late = int(steps.argmax())
         remarks.append(
@@ -269,7 +276,7 @@ def _tells_apart(key: Callable[[Plane], float], take: Sequence[Plane]) -> bool:
 def _cycle_ms(ordered: Sequence[Sequence[Plane]], times_ms: tuple[float, ...] | None) -> tuple[float, list[str]]:
     """Return the length of the cycle and how it came about where the files do not give it."""
     given = [take[0].header.rr_ms for take in ordered]
-    given = [value for value in given if CYCLE_MS[0] <= value <= CYCLE_MS[1]]
+    given = [value for value in given if not math.isnan(value)]
     if given and (times_ms is None or np.mean(given) >= times_ms[-1] - times_ms[0]):
         return float(np.mean(given)), []
     if times_ms is None or len(times_ms) < 2:
