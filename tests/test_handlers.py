@@ -200,7 +200,7 @@ def test_an_evaluation_refuses_such_a_folder_before_the_first_frame(tmp_path):
     Evaluation(tmp_path / "file", tmp_path / "model.pt", {}).attach(evaluator)
     logging.disable(logging.CRITICAL)
     try:
-        with pytest.raises(InputError, match="output_dir .*file: Not a directory, expected a folder"):
+        with pytest.raises(InputError, match=r"output_dir .*file: Not a directory, expected a folder"):
             evaluator.run([0])
     finally:
         logging.disable(logging.NOTSET)

@@ -233,7 +233,7 @@ class Checkpoints:
         """Attach to the trainer, after the validation and whatever else ``state`` names."""
         self.state["trainer"] = engine
         self.state["checkpoints"] = self
-        engine.add_event_handler(Events.STARTED, lambda _: check_writable(self.ckpt_dir, "ckpt_dir"))
+        engine.add_event_handler(Events.STARTED, self._check)
         if self.resume:
             engine.add_event_handler(Events.STARTED, self._resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
@@ -245,6 +245,10 @@ class Checkpoints:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from an earlier run's best."""
         self.best = float(state["best"])
+
+    def _check(self, _: Engine) -> None:
+        if idist.get_rank() == 0:
+            check_writable(self.ckpt_dir, "ckpt_dir")
 
     def _save(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
