@@ -139,6 +139,15 @@ def test_sections_split_by_patient():
     assert patients(datalist.section("mine+fold2", "validation")) == ["p1", "p3", "p4"]
 
 
+def test_incomplete_masks_train_and_do_not_validate(tmp_path):
+    listed = [a_case(tmp_path, "p0", "ED"), a_case(tmp_path, "p0", "ES", structures=(3,))]
+    listed += [a_case(tmp_path, "p1", "ED", fold=1), a_case(tmp_path, "p1", "ES", fold=1, slices=(0,))]
+    datalist = Datalist("toy", tuple(listed))
+    for fold, (judged, trains) in {"fold0": ("p0", "p1"), "fold1": ("p1", "p0")}.items():
+        assert [case.name for case in datalist.section(fold, "validation")] == [f"{judged}_ED"]
+        assert [case.name for case in datalist.section(fold, "training")] == [f"{trains}_ED", f"{trains}_ES"]
+
+
 @pytest.mark.parametrize(
     ("split", "section", "message"),
     [

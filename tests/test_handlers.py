@@ -1,5 +1,6 @@
 import json
 import logging
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,16 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from cardiac_cine.errors import InputError
-from cardiac_cine.handlers import Attach, Checkpoints, Curves, EarlyStop, PooledDice, ValidationHandler, batches
+from cardiac_cine.handlers import (
+    Attach,
+    Checkpoints,
+    Curves,
+    EarlyStop,
+    Evaluation,
+    PooledDice,
+    ValidationHandler,
+    batches,
+)
 from cardiac_cine.losses import leave_open
 from cardiac_cine.weights import load_checkpoint
 
@@ -152,26 +162,49 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, content, message):
         logging.disable(logging.NOTSET)
 
 
-def test_a_write_that_fails_leaves_the_earlier_weights(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_earlier_weights_and_nothing_else(tmp_path):
     trainer, _, _ = a_run(tmp_path, [0.5])
     trainer.run([0], max_epochs=1)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     trainer, _, _ = a_run(tmp_path, [None, 0.9], resume=True)
-
-    def out_of_disk(content, file, *_, **__):
-        file.write(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", out_of_disk)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, most))  # as if the disk were full
     try:
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises((OSError, RuntimeError)):
             trainer.run([0], max_epochs=2)
     finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         logging.disable(logging.NOTSET)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert weight_in(tmp_path / "model.pt") == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_epoch(tmp_path):
+    (tmp_path / "file").touch()
+    trainer, _, _ = a_run(tmp_path / "file" / "models", [0.5])
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(InputError, match=r"ckpt_dir .*file/models: .*Not a directory, expected a folder"):
+            trainer.run([0], max_epochs=1)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert trainer.state.epoch == 0
+
+
+def test_an_evaluation_refuses_such_a_folder_before_the_first_frame(tmp_path):
+    (tmp_path / "file").touch()
+    seen = []
+    evaluator = Engine(lambda *_: seen.append(1))
+    Evaluation(tmp_path / "file", tmp_path / "model.pt", {}).attach(evaluator)
+    logging.disable(logging.CRITICAL)
+    try:
+        with pytest.raises(InputError, match=r"output_dir .*file: Not a directory, expected a folder"):
+            evaluator.run([0])
+    finally:
+        logging.disable(logging.NOTSET)
+    assert not seen
 
 
 def test_new_weights_take_away_the_checksum_of_those_before(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import BUNDLE
 
-CONFIGS = str([str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+CONFIGS = [str(BUNDLE / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
 
 
 # One frame in each process: of the LV's voxels 2 of 4 are found, and 1 of 1 with two more around it.
@@ -45,10 +45,10 @@ def in_two_processes(*command) -> str:
     return done.stdout
 
 
-def train(small_training: dict, out, **more) -> str:
+def train(small_training: dict, out, *overlays, **more) -> str:
     options = {**small_training, "ckpt_dir": out / "models", "output_dir": out / "eval", "batch_size": 4, **more}
     flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    return in_two_processes("-m", "monai.bundle", "run", "--config_file", CONFIGS, *flags)
+    return in_two_processes("-m", "monai.bundle", "run", "--config_file", str([*CONFIGS, *overlays]), *flags)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,19 @@ def test_weights_load_into_one_process_and_its_checkpoint_goes_on_in_two(togethe
 def test_minutes_end_both_processes_together(small_training, tmp_path):
     said = train(small_training, tmp_path, max_epochs=10_000, max_minutes=0.3)
     assert said.count("max_minutes reached") == 2
+
+
+def test_no_process_leaves_before_the_first_has_written_everything(small_training, tmp_path):
+    """One that fails while it leaves, as gloo's threads make it now and then, would have the others killed."""
+    steps = [
+        "$atexit.register(print, @rank, 'leaves', flush=True)",
+        "$time.sleep(0 if @rank else 4)",
+        "$print(@rank, 'is done', flush=True)",
+    ]
+    imports = [f"$import {name}" for name in ("atexit", "os", "time", "ignite.distributed as idist")]
+    (tmp_path / "late.json").write_text(json.dumps({"imports": imports, "run": steps}))
+    said = train(small_training, tmp_path, str(tmp_path / "late.json"))
+    assert said.index("0 is done") < said.index("1 leaves")
 
 
 def test_dice_of_a_structure_is_that_of_the_frames_of_both_processes(tmp_path):

@@ -115,7 +115,8 @@ class Datalist:
             section: "training" or "validation".
 
         Returns:
-            The section's cases in the datalist's order. Patients excluded from training never train, in any split.
+            The section's cases in the datalist's order. Patients excluded from training never train, in any split, and
+            incomplete masks never validate: what they leave open would count as an error of the prediction.
 
         Raises:
             InputError: there is no such split or section, or the section is empty.
@@ -129,7 +130,7 @@ class Datalist:
         validating = {case.patient for case in self.cases if f"fold{case.fold}" in names}
         validating |= {patient for name in names for patient in self.splits.get(name, ())}
         if section == "validation":
-            chosen = [case for case in self.cases if case.patient in validating]
+            chosen = [case for case in self.cases if case.patient in validating and case.complete]
         else:
             chosen = [c for c in self.cases if c.patient not in validating and not c.excluded_from_training]
         if not chosen:

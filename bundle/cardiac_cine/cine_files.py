@@ -8,6 +8,7 @@ import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
 from cardiac_cine.cine import CYCLE, Cine
 from cardiac_cine.errors import InputError
+from cardiac_cine.geometry import RAS_LPS
 from cardiac_cine.images import read_nifti
 from cardiac_cine.stacks import affine_problems, check_voxels, grid_problems
 
@@ -15,8 +16,6 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # .seq.nrrd is what 3D Slicer names a sequence.
 ITK_SUFFIXES = (".mha", ".mhd", ".seq.nrrd", ".nrrd", ".nhdr")
 SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
-# DICOM's and ITK's axes point left and posterior, NIfTI's right and anterior.
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _EXPECTED = f"expected an image file ({', '.join(SUFFIXES)})"
 
 
@@ -96,12 +95,13 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, float, tuple[str, ...
     array = sitk.GetArrayFromImage(image)
     # Axes come slowest first, components last.
     array = np.moveaxis(array, -1, 0).T if components > 1 else array.T
-    array = np.moveaxis(array, -1, 3) if array.ndim == 4 else array[..., None]
+    if array.ndim == 3:
+        array = array[..., None]
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
     affine[:3, :3] = direction * spacing[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    affine = _LPS_TO_RAS @ affine
+    affine = RAS_LPS @ affine
     problems = affine_problems(affine, array.shape)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])

@@ -10,14 +10,14 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver, EarlyStopping
+from ignite.handlers import EarlyStopping
 from ignite.metrics import ConfusionMatrix
 from monai.handlers import ValidationHandler as EveryNthValidationHandler
 from tqdm import tqdm
 
 from cardiac_cine.errors import InputError
 from cardiac_cine.evaluation import FrameResult, evaluate_frame, worst_first
-from cardiac_cine.files import sha256, staged, write_json
+from cardiac_cine.files import check_writable, sha256, staged, write_json
 from cardiac_cine.flags import flag
 from cardiac_cine.geometry import spacing_mm
 from cardiac_cine.images import case_name, read_frame
@@ -233,6 +233,7 @@ class Checkpoints:
         """Attach to the trainer, after the validation and whatever else ``state`` names."""
         self.state["trainer"] = engine
         self.state["checkpoints"] = self
+        engine.add_event_handler(Events.STARTED, self._check)
         if self.resume:
             engine.add_event_handler(Events.STARTED, self._resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
@@ -245,10 +246,13 @@ class Checkpoints:
         """Go on from an earlier run's best."""
         self.best = float(state["best"])
 
+    def _check(self, _: Engine) -> None:
+        if idist.get_rank() == 0:
+            check_writable(self.ckpt_dir, "ckpt_dir")
+
     def _save(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
             return
-        write = DiskSaver(str(self.ckpt_dir), atomic=True, create_dir=True, require_empty=False)
         validated = self.evaluator.state.epoch == engine.state.epoch
         value = self.evaluator.state.metrics.get(self.key_metric)
         if validated and value is not None and (self.keep_last or value > self.best):
@@ -259,10 +263,14 @@ class Checkpoints:
                 logger.info("an earlier %s is kept as %s", self.MODEL, self.PREVIOUS)
             self.best = value
             checksum_file(model).unlink(missing_ok=True)
-            write(self.weights.state_dict(), self.MODEL)
+            self._write(self.weights.state_dict(), self.MODEL)
             which = "last" if self.keep_last else "best"
             logger.info("%s so far: %s %.4f, weights in %s", which, self.key_metric, value, model)
-        write({name: item.state_dict() for name, item in self.state.items()}, self.LAST)
+        self._write({name: item.state_dict() for name, item in self.state.items()}, self.LAST)
+
+    def _write(self, content: Mapping[str, Any], name: str) -> None:
+        with staged(self.ckpt_dir / name) as target:
+            torch.save(content, target)
 
     def _resume(self, engine: Engine) -> None:
         path = self.ckpt_dir / self.LAST
@@ -321,6 +329,7 @@ class Evaluation:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the evaluator."""
+        engine.add_event_handler(Events.STARTED, lambda _: check_writable(self.output_dir, "output_dir"))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._compare)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
