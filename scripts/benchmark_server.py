@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import cli
-from benchmark import processor
 from cli import BUNDLE
+
+from benchmark import processor
 
 REPO = BUNDLE.parent
 MODEL = "cardiac_cine"
