@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import cli
-from cli import BUNDLE
-
 from benchmark import processor
+from cli import BUNDLE
 
 REPO = BUNDLE.parent
 MODEL = "cardiac_cine"

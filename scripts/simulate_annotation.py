@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import cli
-
 from benchmark import write_random_weights
 
 sys.path.insert(0, str(cli.BUNDLE.parent))
