@@ -115,7 +115,7 @@ def test_the_best_weights_are_kept_and_the_last_state(tmp_path):
     assert weight_in(tmp_path / "model.pt") == 2.0
     last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert last["network"]["weight"].item() == 4.0
-    assert last["checkpoints"] == {"best": 0.7}
+    assert last["checkpoints"] == {"best": 0.7, "split": ""}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
 
 
@@ -127,6 +127,22 @@ def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path):
     trainer.run([0], max_epochs=4)
     assert weight_in(tmp_path / "model.pt") == 4.0
     assert not (tmp_path / "model.previous.pt").exists()
+
+
+def test_a_run_of_another_split_is_not_gone_on_with(tmp_path):
+    a_run(tmp_path, [0.5], split="fold0")[0].run([0], max_epochs=1)
+    trainer, _, _ = a_run(tmp_path, [None, 0.9], split="fold1", resume=True)
+    with pytest.raises(InputError, match="'checkpoints' does not fit .its split is 'fold0', not 'fold1'"):
+        trainer.run([0], max_epochs=2)
+    trainer, _, _ = a_run(tmp_path, [None, 0.9], split="fold0", resume=True)
+    trainer.run([0], max_epochs=2)
+    assert weight_in(tmp_path / "model.pt") == 2.0
+
+
+def test_a_checkpoint_that_does_not_name_its_split_can_be_gone_on_with(tmp_path):
+    _, _, keeper = a_run(tmp_path, [0.5], split="fold0")
+    keeper.load_state_dict({"best": 0.4})
+    assert keeper.best == 0.4
 
 
 def test_a_resumed_run_remembers_its_best(tmp_path):

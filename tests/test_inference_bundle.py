@@ -194,6 +194,7 @@ def test_config_needs_little_beside_monai():
         "cardiac_cine.images.check_frames",
         "cardiac_cine.images.find_frames",
         "cardiac_cine.inferers.HeartWindowInferer",
+        "cardiac_cine.inferers.window_size",
         "cardiac_cine.postprocess.MostLikelyd",
         "cardiac_cine.postprocess.RepairAnatomyd",
         "cardiac_cine.transforms.RightHandedd",

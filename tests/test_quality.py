@@ -110,7 +110,11 @@ def without_lv_in_another_phase(masks):
     [
         (without_rv, "structure_missing", "The mask has no RV cavity in any phase."),
         (without_lv_at_es, "structure_missing", "The mask has no LV cavity at end-systole."),
-        (without_lv_in_another_phase, "structure_missing", "The mask has no LV cavity in 1 of 20 phases."),
+        (
+            without_lv_in_another_phase,
+            "structure_missing",
+            "The mask has no LV cavity in 1 of 20 phases; end-diastole and end-systole were looked for in the others.",
+        ),
         (
             without_rv_in_one_slice_of_one_phase,
             "missing_between_slices",

@@ -1,3 +1,3 @@
 """Segment the heart in short-axis cine MR and measure it: the code behind the bundle's configs."""
 
-__version__ = "0.8.1"
+__version__ = "0.8.2"

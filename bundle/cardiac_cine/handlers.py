@@ -202,6 +202,7 @@ class Checkpoints:
         key_metric: name of the metric that is to be high.
         keep_last: keep the weights of the last validation, which comes after the last epoch, however good.
         resume: start from ``checkpoint.pt``.
+        split: which patients train. A checkpoint of another split is refused: it may have seen those who validate.
     """
 
     MODEL = "model.pt"
@@ -218,6 +219,7 @@ class Checkpoints:
         key_metric: str,
         keep_last: bool | str = False,
         resume: bool | str = False,
+        split: str = "",
     ) -> None:
         self.ckpt_dir = Path(ckpt_dir)
         self.weights = weights
@@ -226,6 +228,7 @@ class Checkpoints:
         self.key_metric = key_metric
         self.keep_last = flag("keep_last", keep_last)
         self.resume = flag("resume", resume)
+        self.split = split
         # The metric of the weights that are kept.
         self.best = float("-inf")
 
@@ -238,12 +241,20 @@ class Checkpoints:
             engine.add_event_handler(Events.STARTED, self._resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the best metric so far."""
-        return {"best": self.best}
+    def state_dict(self) -> dict[str, float | str]:
+        """Return the best metric so far and the split."""
+        return {"best": self.best, "split": self.split}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from an earlier run's best."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier run's best.
+
+        Raises:
+            ValueError: the run was of another split.
+        """
+        # Versions up to 0.8.1 did not keep it.
+        split = state.get("split", self.split)
+        if split != self.split:
+            raise ValueError(f"its split is {split!r}, not {self.split!r}")
         self.best = float(state["best"])
 
     def _check(self, _: Engine) -> None:

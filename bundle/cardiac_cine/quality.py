@@ -152,6 +152,8 @@ def _structure_missing(study: _Study) -> Iterator[str]:
             where = " in any phase" if study.phases > 1 else ""
         elif not where and missing.any():
             where = f" in {np.count_nonzero(missing)} of {study.phases} phases"
+            if structure.id == LV:
+                where += "; end-diastole and end-systole were looked for in the others"
         if missing.any():
             yield f"The mask has no {_NAMES[structure.key]}{where}."
 
