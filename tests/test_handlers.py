@@ -132,7 +132,7 @@ def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path):
 def test_a_run_of_another_split_is_not_gone_on_with(tmp_path):
     a_run(tmp_path, [0.5], split="fold0")[0].run([0], max_epochs=1)
     trainer, _, _ = a_run(tmp_path, [None, 0.9], split="fold1", resume=True)
-    with pytest.raises(InputError, match="'checkpoints' does not fit .its split is 'fold0', not 'fold1'"):
+    with pytest.raises(InputError, match=r"'checkpoints' does not fit .its split is 'fold0', not 'fold1'"):
         trainer.run([0], max_epochs=2)
     trainer, _, _ = a_run(tmp_path, [None, 0.9], split="fold0", resume=True)
     trainer.run([0], max_epochs=2)
